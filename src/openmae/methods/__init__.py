@@ -1,0 +1,9 @@
+"""Everything that the one training loop trains: an nn.Module whose forward takes a batch and returns a dict with "loss"."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from openmae.methods.mae import MAE
+
+METHODS: dict[str, type[nn.Module]] = {"mae": MAE}

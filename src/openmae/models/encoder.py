@@ -1,0 +1,179 @@
+"""The encoder: a timm vision transformer, run on all patches or only on the kept ones.
+
+B batch, L patches, K kept patches, P prefix tokens (class and registers), D width.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from openmae.errors import UsageError
+from openmae.models.initialise import token, xavier_conv, xavier_linear
+from openmae.models.positions import sincos_2d
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Encoder(nn.Module):
+    """A timm ViT with the mean and standard deviation of its input.
+
+    Args:
+        vit: a timm VisionTransformer with absolute positions.
+        mean, std: one value a channel, on the scale of images in [0, 1].
+        create: the keyword arguments of the `timm.create_model` call that makes `vit`, recorded in files.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, vit: VisionTransformer, mean: Sequence[float], std: Sequence[float], create: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.create = create
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.vit.patch_embed.img_size)
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return tuple(self.vit.patch_embed.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return tuple(self.vit.patch_embed.grid_size)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the input."""
+        return self.vit.patch_embed.proj.weight.shape[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class and register tokens, in front of the patches."""
+        return self.vit.num_prefix_tokens
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """8-bit images become normalised floats; floating-point images count as normalised already."""
+        if images.is_floating_point():
+            return images
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8 or floating point, not {images.dtype}")
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> tokens (B, P + L, D) after the final norm; timm's `forward_features` to the bit."""
+        return self.vit.forward_features(self.normalize(images))
+
+    def encode_kept(self, patches: Tensor, ids: Tensor) -> Tensor:
+        """Kept patch vectors (B, K, p*q*C) at positions ids (B, K) -> tokens (B, P + K, D).
+
+        The patch embedding is timm's convolution written as the linear layer that it is.
+        """
+        vit = self.vit
+        conv = vit.patch_embed.proj
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, p, q) -> (D, p*q*C), channel last
+        x = vit.patch_embed.norm(F.linear(patches, weight, conv.bias))
+        return self._transform(x, ids)
+
+    def encode_plain(self, images: Tensor, ids: Tensor) -> Tensor:
+        """The published formulation of `encode_kept`: embed every patch of the images, then keep `ids`."""
+        x = self.vit.patch_embed(self.normalize(images))
+        return self._transform(x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1])), ids)
+
+    def _transform(self, x: Tensor, ids: Tensor) -> Tensor:
+        vit = self.vit
+        prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
+        table = vit.pos_embed[0]
+        at = table.shape[0] - self.grid[0] * self.grid[1]  # rows of prefix tokens in the table, if it has them
+        x = x + F.embedding(ids, table[at:])
+        if prefix:
+            tokens = torch.cat(prefix, dim=1)
+            x = torch.cat([tokens + table[:at] if at else tokens, x], dim=1)
+        x = vit.norm_pre(x)
+        for block in vit.blocks:
+            x = block(x)
+        return vit.norm(x)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """The paper's initialisation, with frozen sin-cos positions."""
+        vit = self.vit
+        xavier_linear(vit.blocks)
+        xavier_linear(vit.norm)
+        xavier_conv(vit.patch_embed.proj)
+        for parameter in (vit.cls_token, vit.reg_token):
+            if parameter is not None:
+                token(parameter)
+        rows = vit.pos_embed.shape[1] - self.grid[0] * self.grid[1]
+        vit.pos_embed.copy_(sincos_2d(vit.embed_dim, self.grid, rows))
+        vit.pos_embed.requires_grad_(False)
+
+
+def create_arguments(
+    name: str,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    in_chans: int = 3,
+    encoder_args: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The keyword arguments of the `timm.create_model` call for an encoder without a head."""
+    known_model(name)
+    given = dict(encoder_args or {})
+    pool = {"global_pool": "token"} if given.get("class_token", True) else {"global_pool": "avg", "fc_norm": False}
+    create = {"model_name": name, "num_classes": 0, "in_chans": in_chans, **pool, **given}
+    if image_size is not None:
+        create["img_size"] = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+    if patch_size is not None:
+        create["patch_size"] = patch_size if isinstance(patch_size, int) else list(patch_size)
+    return create
+
+
+def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransformer:
+    """Call timm; refuse what is not a plain ViT with absolute positions."""
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in create.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm warns of its own deprecations, which no user can act on
+        vit = timm.create_model(**arguments, pretrained=pretrained)
+    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        raise UsageError(
+            f"{create['model_name']} is not a plain vision transformer with absolute positions, which MAE needs.\n"
+            "`openmae models` lists those that work."
+        )
+    return vit
+
+
+def known_model(name: str) -> None:
+    """Raise UsageError, with the five closest names, if timm does not know `name`."""
+    base = name.split(".")[0]
+    if timm.is_model(base):
+        return
+    vits = list_models()
+    near = difflib.get_close_matches(base, vits, n=5, cutoff=0.0)
+    raise UsageError(
+        f"{name} is not a model that timm knows. Closest: {', '.join(near)}\n`openmae models` lists them all."
+    )
+
+
+def list_models(pattern: str = "") -> list[str]:
+    """Names of timm's plain vision transformers that contain `pattern`."""
+    names: list[str] = timm.list_models(module="vision_transformer")
+    outside = ("_rpn", "_siglip", "_clip", "flexivit", "_dlittle", "_xp", "beit", "test_")
+    return [n for n in names if pattern in n and n.startswith(("vit_", "deit")) and not any(o in n for o in outside)]

@@ -1,0 +1,24 @@
+"""Two-dimensional sin-cos position tables (section A.1 of the paper), for any grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sincos_2d(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Tensor:
+    """The frozen table (num_prefix + h*w, dim): zero rows for prefix tokens, then patches in row-major order.
+
+    The layout is [sin(col), cos(col), sin(row), cos(row)], dim/4 each, with omega_i = 10000^(-i / (dim/4)); made in
+    float64 and then cast, as published.
+    """
+    if dim % 4:
+        raise ValueError(f"a 2-D sin-cos table needs a width that divides by 4, not {dim}")
+    h, w = grid
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows = torch.arange(h, dtype=torch.float64)[:, None] * omega
+    cols = torch.arange(w, dtype=torch.float64)[:, None] * omega
+    row_part = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(h, w, -1)
+    col_part = torch.cat([cols.sin(), cols.cos()], dim=1)[None].expand(h, w, -1)
+    table = torch.cat([col_part, row_part], dim=2).reshape(h * w, dim)
+    return torch.cat([torch.zeros(num_prefix, dim, dtype=torch.float64), table]).to(torch.get_default_dtype())
