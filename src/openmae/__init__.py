@@ -1,1 +1,37 @@
-"""stub"""
+"""OpenMAE: masked-autoencoder pretraining of vision transformers, exact to the paper, on your own
+images.
+
+>>> import openmae
+>>> run = openmae.pretrain(data="photos/", out="runs/photos")          # doctest: +SKIP
+>>> model = openmae.load("runs/photos")                                # doctest: +SKIP
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from openmae.methods.mae import MAE
+    from openmae.weights import load
+
+_NAMES = {"MAE": "openmae.methods.mae", "load": "openmae.weights"}
+_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "embed", "reconstruct", "models")
+
+__all__ = ["MAE", "__version__", "load", *_COMMANDS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _COMMANDS:
+        return importlib.import_module("openmae.cli").python_call(name)
+    raise AttributeError(f"module 'openmae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,5 @@
-"""The errors that a user can cause, each with its exit code. A leaf: every part of the house may import it.
+"""The errors that a user can cause, each with its exit code. A leaf: every part of the house may
+import it.
 
 Anything else that escapes is a bug, and the command line shows it as one.
 """
@@ -10,7 +11,9 @@ from collections.abc import Iterable
 
 
 class OpenMAEError(Exception):
-    """An error to be shown without a traceback: what is wrong, where, and the fix, in at most four lines."""
+    """An error to be shown without a traceback: what is wrong, where, and the fix, in at most four
+    lines.
+    """
 
     exit_code = 1
 

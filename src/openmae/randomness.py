@@ -1,8 +1,10 @@
-"""All randomness is a pure function of (seed, purpose, global position). A leaf: every part of the house may import it.
+"""All randomness is a pure function of (seed, purpose, global position). A leaf: every part of the
+house may import it.
 
-A position counts images since the start of the run: position = step * global_batch + slot. Nothing here has state, so
-nothing needs saving, and neither the number of workers, of micro-batches nor of ranks can change what a run sees.
-Only the raw stream of Philox is used, which numpy keeps stable across versions (NEP 19); its distributions are not.
+A position counts images since the start of the run: position = step * global_batch + slot. Nothing
+here has state, so nothing needs saving, and neither the number of workers, of micro-batches nor of
+ranks can change what a run sees. Only the raw stream of Philox is used, which numpy keeps stable
+across versions (NEP 19); its distributions are not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ _BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its counter
 
 def key(seed: int, purpose: str) -> int:
     """The 128-bit Philox key of a purpose."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest(), "little"
+    )
 
 
 def words(seed: int, purpose: str, position: int, rows: int, width: int) -> NDArray[np.uint64]:
@@ -35,8 +39,10 @@ def words(seed: int, purpose: str, position: int, rows: int, width: int) -> NDAr
     return raw.reshape(rows, blocks * _BLOCK)[:, :width]
 
 
-def uniforms(seed: int, purpose: str, position: int, width: int, rows: int = 1) -> NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits, shape (rows, width); row r belongs to `position + r`."""
+def uniforms(
+    seed: int, purpose: str, position: int, width: int, rows: int = 1
+) -> NDArray[np.float64]:
+    """Numbers in [0, 1) with 53 random bits, (rows, width); row r belongs to `position + r`."""
     return (words(seed, purpose, position, rows, width) >> np.uint64(11)) * 2.0**-53
 
 
@@ -47,7 +53,9 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
 
 def torch_seed(seed: int, purpose: str, position: int) -> int:
-    """A seed for torch's global generator, for third-party layers that know no other source (dropout, drop path)."""
+    """A seed for torch's global generator, for third-party layers that know no other source
+    (dropout, drop path).
+    """
     return int(words(seed, purpose, position, 1, 1)[0, 0] >> np.uint64(1))
 
 
@@ -67,7 +75,9 @@ class Rand:
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Float32 noise in [0, 1), made on the CPU; `shape[0]` must be the rows of this batch."""
         if shape[0] != self.rows:
-            raise ValueError(f"uniform: the first size of {shape} is not the {self.rows} rows of this batch")
+            raise ValueError(
+                f"uniform: the first size of {shape} is not the {self.rows} rows of this batch"
+            )
         width = int(np.prod(shape[1:], dtype=np.int64))
         noise = uniforms(self.seed, purpose, self.first, width, self.rows)
         return torch.from_numpy(noise.astype(np.float32)).reshape(shape)

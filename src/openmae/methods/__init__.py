@@ -1,4 +1,6 @@
-"""Everything that the one training loop trains: an nn.Module whose forward takes a batch and returns a dict with "loss"."""
+"""Everything that the one training loop trains: an nn.Module whose forward takes a batch and
+returns a dict with "loss".
+"""
 
 from __future__ import annotations
 

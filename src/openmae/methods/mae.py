@@ -1,4 +1,5 @@
-"""Masked autoencoder (He et al. 2021, arXiv 2111.06377): hide patches, encode the visible ones, predict the hidden ones.
+"""Masked autoencoder (He et al. 2021, arXiv 2111.06377): hide patches, encode the visible ones,
+predict the hidden ones.
 
 B batch, C channels, L patches, K kept, M = L - K hidden, W = p*q*C values of a patch.
 """
@@ -64,12 +65,16 @@ class MAE(nn.Module):
         rgb = in_chans == 3
         mean = mean or (IMAGENET_MEAN if rgb else (0.5,) * in_chans)
         std = std or (IMAGENET_STD if rgb else (0.5,) * in_chans)
-        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__", "rgb")}
+        self.arguments = {
+            k: v for k, v in locals().items() if k not in ("self", "__class__", "rgb")
+        }
         self.target = target
         self.mask = mask
         self.mask_ratio = mask_ratio
         try:
-            create = create_arguments(encoder, image_size, patch_size, in_chans, dict(encoder_args or {}))
+            create = create_arguments(
+                encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
+            )
             self.encoder = Encoder(build_vit(create), mean, std, create)
             width = TARGETS[self.target].width(TARGETS[self.target](), self.encoder.patch, in_chans)
             prefix, grid = self.encoder.num_prefix_tokens, self.encoder.grid
@@ -106,9 +111,16 @@ class MAE(nn.Module):
         self._mask = mask
 
     def ids(
-        self, batch: int, uniform: Any, noise: Tensor | None = None, ratio: float | None = None, keep: int | None = None
+        self,
+        batch: int,
+        uniform: Any,
+        noise: Tensor | None = None,
+        ratio: float | None = None,
+        keep: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Kept ids (B, K) and hidden ids (B, M); `noise` (B, L) replaces the mask's priority: the smallest are kept."""
+        """Kept ids (B, K) and hidden ids (B, M); `noise` (B, L) replaces the mask's priority: the
+        smallest are kept.
+        """
         ratio = self.mask_ratio if ratio is None else ratio
         grid, name = self.encoder.grid, self.mask if isinstance(self.mask, str) else "custom"
         length = grid[0] * grid[1]
@@ -120,7 +132,9 @@ class MAE(nn.Module):
         elif noise.shape != (batch, length):
             raise ValueError(f"noise must be ({batch}, {length}), not {tuple(noise.shape)}")
         if keep is not None and not 0 < keep < length:
-            raise ValueError(f"keep={keep}: at least one of {length} patches must be kept and one hidden")
+            raise ValueError(
+                f"keep={keep}: at least one of {length} patches must be kept and one hidden"
+            )
         return choose(noise, keep if keep is not None else num_kept(length, ratio, name))
 
     def forward(
@@ -132,23 +146,31 @@ class MAE(nn.Module):
         keep: int | None = None,
         full: bool = False,
     ) -> dict[str, Tensor]:
-        """Images (B, C, H, W), uint8 or normalised floats, or a batch with "image" -> {"loss", "sample_loss"}.
+        """Images (B, C, H, W), uint8 or normalised floats, or a batch with "image" -> {"loss",
+        "sample_loss"}.
 
-        `sample_loss` (B,) is detached. `noise` (B, L) decides the mask, the smallest are kept, as in the published
-        code; otherwise `rand` does, or torch's global generator. `keep` is a number of patches and goes before
-        `mask_ratio`. `full=True` runs the plain formulation and adds "pred" (B, L, W) and "mask" (B, L), 1 = hidden.
+        `sample_loss` (B,) is detached. `noise` (B, L) decides the mask, the smallest are kept, as
+        in the published code; otherwise `rand` does, or torch's global generator. `keep` is a
+        number of patches and goes before `mask_ratio`. `full=True` runs the plain formulation and
+        adds "pred" (B, L, W) and "mask" (B, L), 1 = hidden.
         """
         x = images if isinstance(images, Tensor) else images["image"]
         if x.shape[1:] != (self.encoder.in_chans, *self.encoder.image_size):
             want = (self.encoder.in_chans, *self.encoder.image_size)
-            raise ValueError(f"images must be (B, {want[0]}, {want[1]}, {want[2]}), not {tuple(x.shape)}")
+            raise ValueError(
+                f"images must be (B, {want[0]}, {want[1]}, {want[2]}), not {tuple(x.shape)}"
+            )
         uniform = rand.uniform if rand is not None else lambda _, shape: torch.rand(shape)
-        kept, hidden = (ids.to(x.device) for ids in self.ids(len(x), uniform, noise, mask_ratio, keep))
+        kept, hidden = (
+            ids.to(x.device) for ids in self.ids(len(x), uniform, noise, mask_ratio, keep)
+        )
         x = self.encoder.normalize(x)
         return self._plain(x, kept, hidden) if full else self._pruned(x, kept, hidden)
 
     def _pruned(self, images: Tensor, kept: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """The training path: only kept patches are embedded, only hidden ones predicted. Exactly `_plain`."""
+        """The training path: only kept patches are embedded, only hidden ones predicted. Exactly
+        `_plain`.
+        """
         target = TARGETS[self.target]()
         patches = patchify(images, self.encoder.patch)
         latent = self.encoder.encode_kept(take(patches, kept), kept)
@@ -157,12 +179,16 @@ class MAE(nn.Module):
         return {"loss": loss.mean(), "sample_loss": loss.detach().mean(dim=1)}
 
     def _plain(self, images: Tensor, kept: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """The published formulation, word for word: embed all, keep some, restore, decode all, weight by the mask."""
+        """The published formulation, word for word: embed all, keep some, restore, decode all,
+        weight by the mask.
+        """
         target = TARGETS[self.target]()
         latent = self.encoder.encode_plain(images, kept)
         pred = self.decoder.forward_plain(latent, kept, hidden)
         patches = patchify(images, self.encoder.patch)
-        mask = torch.ones(patches.shape[:2], device=patches.device, dtype=patches.dtype).scatter_(1, kept, 0)
+        mask = torch.ones(patches.shape[:2], device=patches.device, dtype=patches.dtype).scatter_(
+            1, kept, 0
+        )
         loss = target.loss(pred, target.values(patches)) * mask
         sample = loss.detach().sum(dim=1) / mask.sum(dim=1)
         return {"loss": loss.sum() / mask.sum(), "sample_loss": sample, "pred": pred, "mask": mask}

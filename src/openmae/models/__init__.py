@@ -1,1 +1,3 @@
-"""Patches, positions, masks, encoder and decoder: tensors in, tensors out. No paths, configurations, ranks or printing."""
+"""Patches, positions, masks, encoder and decoder: tensors in, tensors out. No paths,
+configurations, ranks or printing.
+"""

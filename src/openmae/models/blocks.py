@@ -1,7 +1,9 @@
-"""The decoder's transformer block: timm's key names, and a forward that covers the exact savings of MAE's decoder.
+"""The decoder's transformer block: timm's key names, and a forward that covers the exact savings of
+MAE's decoder.
 
-timm's own block cannot leave out the queries of tokens that nobody reads, and calling its parts from outside would
-bypass the hooks of FSDP2 and of `block.compile()`. So every mode lives in `forward`.
+timm's own block cannot leave out the queries of tokens that nobody reads, and calling its parts
+from outside would bypass the hooks of FSDP2 and of `block.compile()`. So every mode lives in
+`forward`.
 
 B batch, N tokens, M masked tokens, L grid positions, D width.
 """
@@ -24,17 +26,26 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, shared: Tensor | None, ids: Tensor | None, num_queries: int) -> Tensor:
-        """Outputs (B, num_queries, D) for the last tokens of [x (B, N, D), shared[ids]], which attend to all of them."""
+    def forward(
+        self, x: Tensor, shared: Tensor | None, ids: Tensor | None, num_queries: int
+    ) -> Tensor:
+        """Outputs (B, num_queries, D) for the last tokens of [x (B, N, D), shared[ids]], which
+        attend to all of them.
+        """
         dim = x.shape[-1]
         if shared is not None and ids is not None:
             table = self.qkv(shared)
             rows = F.embedding(ids, table)
             if num_queries == ids.shape[1]:  # no query of x is read
-                query, keys = rows[..., :dim], F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
+                query, keys = (
+                    rows[..., :dim],
+                    F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]),
+                )
                 keyvalue = torch.cat([keys, rows[..., dim:]], dim=1)
             else:
-                query, keyvalue = torch.cat([self.qkv(x), rows], dim=1).split([dim, 2 * dim], dim=-1)
+                query, keyvalue = torch.cat([self.qkv(x), rows], dim=1).split(
+                    [dim, 2 * dim], dim=-1
+                )
         elif num_queries < x.shape[1]:
             query = F.linear(x[:, -num_queries:], self.qkv.weight[:dim], self.qkv.bias[:dim])
             keyvalue = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
@@ -59,7 +70,9 @@ class Mlp(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A pre-norm block, x + attn(norm1(x)), then x + mlp(norm2(x)); LayerNorm eps 1e-6 as everywhere in MAE."""
+    """A pre-norm block, x + attn(norm1(x)), then x + mlp(norm2(x)); LayerNorm eps 1e-6 as
+    everywhere in MAE.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -77,10 +90,12 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """x (B, N, D) -> (B, N [+ M], D), or only its last `num_queries` tokens.
 
-        With `shared` (L, D) and `ids` (B, M), the rows shared[ids] follow x as further tokens. They are the same for
-        every sample, so their LayerNorm and qkv are computed once for each row of the table (the first decoder block:
-        mask token + position). Without `num_queries` every token comes out; with it, keys and values come from all
-        tokens and the rest of the block runs on the last ones only (the last decoder block).
+        With `shared` (L, D) and `ids` (B, M), the rows shared[ids] follow x as further tokens. They
+        are the same for
+        every sample, so their LayerNorm and qkv are computed once for each row of the table (the
+        first decoder block: mask token + position). Without `num_queries` every token comes out;
+        with it, keys and values come from all tokens and the rest of the block runs on the last
+        ones only (the last decoder block).
         """
         num_tokens = x.shape[1] + (ids.shape[1] if ids is not None else 0)
         queries = num_queries or num_tokens

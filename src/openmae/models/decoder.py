@@ -1,4 +1,5 @@
-"""The decoder that fills in the hidden patches (section 3 of the paper: 8 blocks of width 512 with 16 heads).
+"""The decoder that fills in the hidden patches (section 3 of the paper: 8 blocks of width 512 with
+16 heads).
 
 B batch, L patches, K kept, M = L - K masked, P prefix tokens, D decoder width.
 """
@@ -51,11 +52,13 @@ class Decoder(nn.Module):
         token(self.mask_token)
 
     def forward(self, latent: Tensor, kept: Tensor, hidden: Tensor) -> Tensor:
-        """Latent (B, P + K, D_enc) -> predictions (B, M, out) of the hidden patches alone, in the order of `hidden`.
+        """Latent (B, P + K, D_enc) -> predictions (B, M, out) of the hidden patches alone, in the
+        order of `hidden`.
 
-        Equal to `forward_plain` on those patches, loss and gradients, with what nobody reads left out: tokens stay in
-        the order [prefix, visible, masked] (attention does not care), the first block treats mask tokens once for
-        each position, and the last block, norm and prediction run on masked tokens only.
+        Equal to `forward_plain` on those patches, loss and gradients, with what nobody reads left
+        out: tokens stay in the order [prefix, visible, masked] (attention does not care), the first
+        block treats mask tokens once for each position, and the last block, norm and prediction run
+        on masked tokens only.
         """
         prefix, positions = self.num_prefix_tokens, self.pos_embed[0]
         x = self.embed(latent)
@@ -71,7 +74,9 @@ class Decoder(nn.Module):
         return self.pred(self.norm(x))
 
     def forward_plain(self, latent: Tensor, kept: Tensor, hidden: Tensor) -> Tensor:
-        """The published formulation: restore the grid's order, run every block on every token, predict all: (B, L, out)."""
+        """The published formulation: restore the grid's order, run every block on every token,
+        predict all: (B, L, out).
+        """
         x = self.embed(latent)
         prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
         tokens = torch.cat([patches, self.mask_token.expand(len(x), hidden.shape[1], -1)], dim=1)

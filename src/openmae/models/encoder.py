@@ -30,14 +30,19 @@ class Encoder(nn.Module):
     Args:
         vit: a timm VisionTransformer with absolute positions.
         mean, std: one value a channel, on the scale of images in [0, 1].
-        create: the keyword arguments of the `timm.create_model` call that makes `vit`, recorded in files.
+        create: the keyword arguments of the `timm.create_model` call that makes `vit`, recorded in
+        files.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, vit: VisionTransformer, mean: Sequence[float], std: Sequence[float], create: dict[str, Any]
+        self,
+        vit: VisionTransformer,
+        mean: Sequence[float],
+        std: Sequence[float],
+        create: dict[str, Any],
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -71,7 +76,7 @@ class Encoder(nn.Module):
         return self.vit.num_prefix_tokens
 
     def normalize(self, images: Tensor) -> Tensor:
-        """8-bit images become normalised floats; floating-point images count as normalised already."""
+        """8-bit images become normalised floats; floating-point images are normalised already."""
         if images.is_floating_point():
             return images
         if images.dtype != torch.uint8:
@@ -79,7 +84,9 @@ class Encoder(nn.Module):
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> tokens (B, P + L, D) after the final norm; timm's `forward_features` to the bit."""
+        """Images (B, C, H, W) -> tokens (B, P + L, D) after the final norm; timm's
+        `forward_features` to the bit.
+        """
         return self.vit.forward_features(self.normalize(images))
 
     def encode_kept(self, patches: Tensor, ids: Tensor) -> Tensor:
@@ -89,12 +96,16 @@ class Encoder(nn.Module):
         """
         vit = self.vit
         conv = vit.patch_embed.proj
-        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, p, q) -> (D, p*q*C), channel last
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(
+            1
+        )  # (D, C, p, q) -> (D, p*q*C), channel last
         x = vit.patch_embed.norm(F.linear(patches, weight, conv.bias))
         return self._transform(x, ids)
 
     def encode_plain(self, images: Tensor, ids: Tensor) -> Tensor:
-        """The published formulation of `encode_kept`: embed every patch of the images, then keep `ids`."""
+        """The published formulation of `encode_kept`: embed every patch of the images, then keep
+        `ids`.
+        """
         x = self.vit.patch_embed(self.normalize(images))
         return self._transform(x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1])), ids)
 
@@ -102,7 +113,9 @@ class Encoder(nn.Module):
         vit = self.vit
         prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
         table = vit.pos_embed[0]
-        at = table.shape[0] - self.grid[0] * self.grid[1]  # rows of prefix tokens in the table, if it has them
+        at = (
+            table.shape[0] - self.grid[0] * self.grid[1]
+        )  # rows of prefix tokens in the table, if it has them
         x = x + F.embedding(ids, table[at:])
         if prefix:
             tokens = torch.cat(prefix, dim=1)
@@ -137,10 +150,16 @@ def create_arguments(
     """The keyword arguments of the `timm.create_model` call for an encoder without a head."""
     known_model(name)
     given = dict(encoder_args or {})
-    pool = {"global_pool": "token"} if given.get("class_token", True) else {"global_pool": "avg", "fc_norm": False}
+    pool = (
+        {"global_pool": "token"}
+        if given.get("class_token", True)
+        else {"global_pool": "avg", "fc_norm": False}
+    )
     create = {"model_name": name, "num_classes": 0, "in_chans": in_chans, **pool, **given}
     if image_size is not None:
-        create["img_size"] = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+        create["img_size"] = (
+            [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+        )
     if patch_size is not None:
         create["patch_size"] = patch_size if isinstance(patch_size, int) else list(patch_size)
     return create
@@ -150,12 +169,14 @@ def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransfo
     """Call timm; refuse what is not a plain ViT with absolute positions."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in create.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm warns of its own deprecations, which no user can act on
+        warnings.simplefilter(
+            "ignore"
+        )  # timm warns of its own deprecations, which no user can act on
         vit = timm.create_model(**arguments, pretrained=pretrained)
     if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
         raise UsageError(
-            f"{create['model_name']} is not a plain vision transformer with absolute positions, which MAE needs.\n"
-            "`openmae models` lists those that work."
+            f"{create['model_name']} is not a plain vision transformer with absolute positions,"
+            " which MAE needs.\n`openmae models` lists those that work."
         )
     return vit
 
@@ -168,7 +189,8 @@ def known_model(name: str) -> None:
     vits = list_models()
     near = difflib.get_close_matches(base, vits, n=5, cutoff=0.0)
     raise UsageError(
-        f"{name} is not a model that timm knows. Closest: {', '.join(near)}\n`openmae models` lists them all."
+        f"{name} is not a model that timm knows. Closest: {', '.join(near)}\n`openmae models` lists"
+        " them all."
     )
 
 
@@ -176,4 +198,8 @@ def list_models(pattern: str = "") -> list[str]:
     """Names of timm's plain vision transformers that contain `pattern`."""
     names: list[str] = timm.list_models(module="vision_transformer")
     outside = ("_rpn", "_siglip", "_clip", "flexivit", "_dlittle", "_xp", "beit", "test_")
-    return [n for n in names if pattern in n and n.startswith(("vit_", "deit")) and not any(o in n for o in outside)]
+    return [
+        n
+        for n in names
+        if pattern in n and n.startswith(("vit_", "deit")) and not any(o in n for o in outside)
+    ]

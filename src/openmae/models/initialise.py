@@ -1,4 +1,6 @@
-"""The paper's initialisation: xavier-uniform on every linear layer and on the patch embedding, N(0, 0.02) on tokens."""
+"""The paper's initialisation: xavier-uniform on every linear layer and on the patch embedding, N(0,
+0.02) on tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from torch import Tensor, nn
 
 
 def xavier_linear(module: nn.Module) -> None:
-    """Initialise every Linear and LayerNorm below `module`, the fused qkv matrix as one (section A.1)."""
+    """Initialise every Linear and LayerNorm below `module`, the fused qkv matrix as one (section
+    A.1).
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -19,7 +23,9 @@ def xavier_linear(module: nn.Module) -> None:
 
 
 def xavier_conv(conv: nn.Conv2d) -> None:
-    """Initialise a patch embedding as the linear layer that it is, on its weight viewed as (D, C*p*q)."""
+    """Initialise a patch embedding as the linear layer that it is, on its weight viewed as (D,
+    C*p*q).
+    """
     with torch.no_grad():
         nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
     if conv.bias is not None:

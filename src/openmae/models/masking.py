@@ -1,8 +1,8 @@
 """Which patches are hidden: random, block-wise and grid-wise sampling (Table 1f of the paper).
 
-A mask is a function (grid, uniform, batch, ratio) -> priority (B, L). The K patches of smallest priority are kept,
-K = int(L * (1 - ratio)) as in the published code; the rest are hidden. `uniform(purpose, shape)` gives noise in [0, 1).
-B batch, L = h*w patches.
+A mask is a function (grid, uniform, batch, ratio) -> priority (B, L). The K patches of smallest
+priority are kept, K = int(L * (1 - ratio)) as in the published code; the rest are hidden.
+`uniform(purpose, shape)` gives noise in [0, 1). B batch, L = h*w patches.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ def cell(ratio: float) -> int:
     """The side n of a grid mask's cells, from its ratio 1 - 1/n^2."""
     n = round((1 / (1 - ratio)) ** 0.5)
     if n < 2 or abs(1 - 1 / n**2 - ratio) > 1e-3:
-        raise ValueError(f"a grid mask hides 1 - 1/n^2 of the patches (0.75, 0.8889, 0.9375), not {ratio}")
+        raise ValueError(
+            f"a grid mask hides 1 - 1/n^2 of the patches (0.75, 0.8889, 0.9375), not {ratio}"
+        )
     return n
 
 
 def num_kept(num_patches: int, ratio: float, mask: str = "random") -> int:
-    """K = int(L * (1 - ratio)), the published floor: 100 patches keep 9 at 0.9 and 19 at 0.8. A grid keeps L / n^2."""
+    """K = int(L * (1 - ratio)), the published floor: 100 patches keep 9 at 0.9 and 19 at 0.8. A
+    grid keeps L / n^2.
+    """
     kept = num_patches // cell(ratio) ** 2 if mask == "grid" else int(num_patches * (1 - ratio))
     if not 0 < kept < num_patches:
         raise ValueError(
-            f"mask ratio {ratio} keeps {kept} of {num_patches} patches; at least one must be kept and one hidden"
+            f"mask ratio {ratio} keeps {kept} of {num_patches} patches; at least one must be kept"
+            " and one hidden"
         )
     return kept
 
@@ -41,9 +46,11 @@ def random(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) ->
 
 
 def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> Tensor:
-    """Block-wise sampling as in BEiT: rectangles of at least 16/196 of the area, aspect 0.3 to 1/0.3, hidden in turn.
+    """Block-wise sampling as in BEiT: rectangles of at least 16/196 of the area, aspect 0.3 to
+    1/0.3, hidden in turn.
 
-    A patch ranks by the first rectangle that covers it; noise breaks ties, so that exactly L - K are hidden.
+    A patch ranks by the first rectangle that covers it; noise breaks ties, so that exactly L - K
+    are hidden.
     """
     h, w = grid
     length, max_rectangles = h * w, 64
@@ -52,7 +59,9 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
     noise = uniform("mask", (batch, length))
     draws = uniform("mask-blocks", (batch, max_rectangles, 4)).double()
     row, col = torch.arange(h)[None, :, None], torch.arange(w)[None, None, :]
-    rank = torch.zeros(batch, h, w, dtype=torch.float64)  # 0: no rectangle; else the earlier, the larger
+    rank = torch.zeros(
+        batch, h, w, dtype=torch.float64
+    )  # 0: no rectangle; else the earlier, the larger
     for i in range(max_rectangles):
         remaining = hidden - (rank > 0).sum((1, 2))
         if not (remaining > 0).any():
@@ -63,18 +72,29 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
         width = (area / aspect).sqrt().round().clamp(1, w).long()
         top = (draws[:, i, 2] * (h - height + 1)).long().clamp(max=h - 1)[:, None, None]
         left = (draws[:, i, 3] * (w - width + 1)).long().clamp(max=w - 1)[:, None, None]
-        inside = (row >= top) & (row < top + height[:, None, None]) & (col >= left) & (col < left + width[:, None, None])
-        # A finished sample takes no further rectangle: its mask must not depend on the rest of the batch.
+        inside = (
+            (row >= top)
+            & (row < top + height[:, None, None])
+            & (col >= left)
+            & (col < left + width[:, None, None])
+        )
+        # A finished sample takes no further rectangle: its mask must not depend on the rest of the
+        # batch.
         new = inside & (rank == 0) & (remaining > 0)[:, None, None]
         rank[new] = max_rectangles - i
     return rank.flatten(1) + noise
 
 
 def grid_wise(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> Tensor:
-    """Grid-wise sampling: keeps the first patch of every n x n cell, so the ratio must be 1 - 1/n^2."""
+    """Grid-wise sampling: keeps the first patch of every n x n cell, so the ratio must be 1 -
+    1/n^2.
+    """
     n = cell(ratio)
     if grid[0] % n or grid[1] % n:
-        raise ValueError(f"a grid mask of ratio {ratio} needs sides that divide by {n}, not {grid[0]}x{grid[1]} patches")
+        raise ValueError(
+            f"a grid mask of ratio {ratio} needs sides that divide by {n}, not {grid[0]}x{grid[1]}"
+            " patches"
+        )
     row, col = torch.arange(grid[0])[:, None], torch.arange(grid[1])[None, :]
     kept = (row % n == 0) & (col % n == 0)
     return (~kept).float().flatten().expand(batch, -1)
@@ -85,6 +105,8 @@ MASKS: dict[str, Mask] = {"random": random, "block": block, "grid": grid_wise}
 
 
 def choose(priority: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Split the patches of each sample by priority (B, L) into kept ids (B, K) and hidden ids (B, L - K)."""
+    """Split the patches of each sample by priority (B, L) into kept ids (B, K) and hidden ids (B, L
+    - K).
+    """
     ids = priority.argsort(dim=1, stable=True)
     return ids[:, :kept], ids[:, kept:]

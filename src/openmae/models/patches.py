@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B, L, p*q*C): a patch is row, column, channel last, as in the published code."""
+    """(B, C, H, W) -> (B, L, p*q*C): a patch is row, column, channel last, as in the published
+    code.
+    """
     batch, chans, height, width = images.shape
     p, q = patch
     if height % p or width % q:
@@ -31,9 +33,16 @@ def unpatchify(patches: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -
 def take(rows: Tensor, ids: Tensor) -> Tensor:
     """Rows `ids` (B, K) of each sample of `rows` (B, L, D) -> (B, K, D).
 
-    One `index_select` over whole rows: a `gather` needs an index as large as the data and was measured 26 times
-    slower on CPU.
+    One `index_select` over whole rows: a `gather` needs an index as large as the data and was
+    measured 26 times slower on CPU.
     """
     batch, length = rows.shape[:2]
     flat = ids + (ids.new_ones(batch).cumsum(0) - 1).mul_(length)[:, None]
     return rows.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (batch, -1))
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each patch, (B, M, 1). A patch of one value has variance 0."""
+    mean = patches.mean(dim=-1, keepdim=True)
+    count = max(patches.shape[-1] - 1, 1)
+    return mean, (patches - mean).square().sum(dim=-1, keepdim=True) / count

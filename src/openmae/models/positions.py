@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 def sincos_2d(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Tensor:
-    """The frozen table (num_prefix + h*w, dim): zero rows for prefix tokens, then patches in row-major order.
+    """The frozen table (num_prefix + h*w, dim): zero rows for prefix tokens, then patches in row-
+    major order.
 
-    The layout is [sin(col), cos(col), sin(row), cos(row)], dim/4 each, with omega_i = 10000^(-i / (dim/4)); made in
-    float64 and then cast, as published.
+    The layout is [sin(col), cos(col), sin(row), cos(row)], dim/4 each, with omega_i = 10000^(-i /
+    (dim/4)); made in float64 and then cast, as published.
     """
     if dim % 4:
         raise ValueError(f"a 2-D sin-cos table needs a width that divides by 4, not {dim}")
@@ -21,4 +22,6 @@ def sincos_2d(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Tensor:
     row_part = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(h, w, -1)
     col_part = torch.cat([cols.sin(), cols.cos()], dim=1)[None].expand(h, w, -1)
     table = torch.cat([col_part, row_part], dim=2).reshape(h * w, dim)
-    return torch.cat([torch.zeros(num_prefix, dim, dtype=torch.float64), table]).to(torch.get_default_dtype())
+    return torch.cat([torch.zeros(num_prefix, dim, dtype=torch.float64), table]).to(
+        torch.get_default_dtype()
+    )

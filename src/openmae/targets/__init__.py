@@ -1,4 +1,6 @@
-"""What is predicted for a hidden patch, and its loss. A plain dict of names; to add one, write a class and its line."""
+"""What is predicted for a hidden patch, and its loss. A plain dict of names; to add one, write a
+class and its line.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from openmae.models.patches import patch_statistics
+
 
 class Pixels:
-    """The (channel-normalised) pixels of a patch; the loss of a patch is the mean squared error of its values."""
+    """The (channel-normalised) pixels of a patch; the loss of a patch is the mean squared error of
+    its values.
+    """
 
     def width(self, patch: tuple[int, int], in_chans: int) -> int:
         """Values predicted for a patch."""
@@ -25,15 +29,10 @@ class Pixels:
 
 
 class NormPixels(Pixels):
-    """Each patch minus its mean, over its standard deviation: unbiased variance plus 1e-6, over all p*q*C values."""
+    """Each patch minus its mean, over its standard deviation: unbiased variance plus 1e-6, over all
+    p*q*C values.
+    """
 
     def values(self, patches: Tensor) -> Tensor:
         mean, variance = patch_statistics(patches)
         return (patches - mean) / (variance + 1e-6).sqrt()
-
-
-def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each patch, (B, M, 1). A patch of one value has variance 0."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    count = max(patches.shape[-1] - 1, 1)
-    return mean, (patches - mean).square().sum(dim=-1, keepdim=True) / count

@@ -1,0 +1,237 @@
+"""The command line: one sub-command a task. cyclopts splits the words, pydantic reads the values.
+
+Help and usage errors import neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from openmae import __version__
+from openmae.config import TASKS, Options, resolve, settings
+from openmae.config.base import Settings, shown
+from openmae.config.recipe import read_recipe, shipped
+from openmae.errors import INTERRUPTED, OpenMAEError, UsageError, did_you_mean
+
+PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
+GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
+WITH_RECIPE = ("pretrain",)
+WITH_CHANGE = ("pretrain",)
+WITH_DRY_RUN = ("pretrain",)
+
+
+def _parameter(
+    name: str,
+    kind: Any,
+    help: str,
+    panel: str,
+    positional: bool = False,
+    names: list[str] | None = None,
+    **more: Any,
+) -> inspect.Parameter:
+    mark = Parameter(name=names, help=help, group=GROUPS[panel], show_default=False, **more)
+    place = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
+    )
+    return inspect.Parameter(name, place, default=None, annotation=Annotated[kind | None, mark])
+
+
+def _field_parameter(name: str, field: Any) -> inspect.Parameter:
+    extra, annotation = field.json_schema_extra, str(field.annotation)
+    default = (
+        ""
+        if field.is_required() or field.default in (None, "", ())
+        else f" [{shown(field.default)}]"
+    )
+    flag = "--" + name.replace("_", "-")
+    names = [flag, extra["short"]] if extra["short"] else [flag]
+    kind: Any = str
+    more: dict[str, Any] = {}
+    if "bool" in annotation:
+        kind = bool
+    elif "tuple" in annotation:
+        kind = list[str]
+        if not extra["positional"]:
+            more["consume_multiple"] = True
+        more["negative_iterable"] = ()
+    return _parameter(
+        name, kind, field.description + default, extra["panel"], extra["positional"], names, **more
+    )
+
+
+def _signature(task: str) -> inspect.Signature:
+    parameters = [_field_parameter(n, f) for n, f in settings(task).model_fields.items()]
+    if task in WITH_RECIPE:
+        words = (
+            f"settings to start from: {', '.join(shipped(task))}, or a .yaml file (a run's"
+            " config.yaml too)"
+        )
+        parameters.append(_parameter("recipe", str, words, "Command"))
+    if task in WITH_CHANGE:
+        words = "settings that a continued run may change, such as lr,data"
+        parameters.append(_parameter("allow_change", str, words, "Command"))
+    if task in WITH_DRY_RUN:
+        parameters.append(
+            _parameter("dry_run", bool, "check everything, write nothing", "Command", negative=())
+        )
+    parameters.append(
+        _parameter("json", bool, "one JSON object on standard output", "Command", negative=())
+    )
+    parameters.append(
+        _parameter("debug", bool, "show the traceback of an error", "Command", negative=())
+    )
+    order = sorted(parameters, key=lambda p: p.kind)
+    return inspect.Signature(order)
+
+
+def _run_task(task: str) -> Callable[..., Any]:
+    def body(*args: Any, **kwargs: Any) -> None: ...
+
+    body.__signature__ = _signature(task)  # type: ignore[attr-defined]
+    body.__doc__ = settings(task).__doc__
+    body.__name__ = "body"
+    return body
+
+
+def _build(task: str | None) -> App:
+    """The command line with the signature of the one task asked for; the others are names with a
+    line of help.
+    """
+    app = App(
+        name="openmae",
+        version=__version__,
+        help="Masked-autoencoder pretraining on your own images.",
+    )
+    for name, (_, line) in TASKS.items():
+        body = _run_task(name) if name == task else _named(line)
+        app.command(body, name=name)
+    return app
+
+
+def _named(line: str) -> Callable[[], None]:
+    def body() -> None: ...
+
+    body.__doc__ = line
+    return body
+
+
+def spell(name: str, model: type[Settings] | None = None) -> str:
+    """A setting as it is typed: mask_ratio -> --mask-ratio, the positional data -> DATA."""
+    if model is not None and name in model.model_fields:
+        extra = model.model_fields[name].json_schema_extra
+        if isinstance(extra, dict) and extra["positional"]:
+            return name.upper()
+    return "--" + name.replace("_", "-")
+
+
+def _split(given: dict[str, Any]) -> tuple[dict[str, Any], Options, bool, bool]:
+    """Settings, options of the command, --json and --debug."""
+    as_json, debug = bool(given.pop("json", False)), bool(given.pop("debug", False))
+    allow = tuple(w for w in (given.pop("allow_change", None) or "").split(",") if w)
+    allow = tuple(w.strip().lstrip("-").replace("-", "_") for w in allow)
+    options = Options(given.pop("recipe", None), bool(given.pop("dry_run", False)), allow)
+    return given, options, as_json, debug
+
+
+def execute(
+    task: str, given: dict[str, Any], options: Options, spelling: Callable[[str], str]
+) -> Any:
+    """Resolve the settings of a task and run it."""
+    base = read_recipe(task, options.recipe) if options.recipe else None
+    model = settings(task)
+    for name in options.allow_change:
+        if name not in model.model_fields:
+            near = did_you_mean(name, model.model_fields)
+            raise UsageError(
+                f"--allow-change {name}: no such setting."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+    config = resolve(model, given, base, spelling, source=options.recipe or "")
+    return importlib.import_module(f"openmae.tasks.{task}").run(
+        config, replace(options, spell=spelling)
+    )
+
+
+def python_call(task: str) -> Callable[..., Any]:
+    """The function `openmae.<task>`, with the settings of the command as keyword arguments."""
+    model = settings(task)
+
+    def call(*positional: Any, **given: Any) -> Any:
+        places = [
+            n for n, f in model.model_fields.items() if (f.json_schema_extra or {})["positional"]
+        ]  # type: ignore[index]
+        if len(positional) > len(places):
+            raise UsageError(
+                f"{task} takes {len(places)} positional arguments ({', '.join(places)})"
+            )
+        given |= dict(zip(places, positional, strict=False))
+        options = Options(
+            given.pop("recipe", None),
+            given.pop("dry_run", False),
+            tuple(given.pop("allow_change", ())),
+        )
+        given = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in given.items()}
+        return execute(task, given, options, lambda name: f"{name} =")
+
+    call.__name__ = call.__qualname__ = task
+    call.__doc__ = model.__doc__
+    call.__signature__ = inspect.signature(model)  # type: ignore[attr-defined]
+    return call
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the return value is the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    task = next((w for w in words if w in TASKS), None)
+    debug = "--debug" in words
+    try:
+        function, bound, _ = _build(task).parse_args(words, exit_on_error=False, print_error=False)
+        if task is None or function.__name__ != "body":  # --help, --version
+            function(*bound.args, **bound.kwargs)
+            return 0
+        given, options, as_json, debug = _split(
+            {k: v for k, v in bound.arguments.items() if v is not None}
+        )
+        model = settings(task)
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            results = execute(task, given, options, lambda name: spell(name, model))
+        if as_json:
+            print(json.dumps(results, default=str))
+        return int(getattr(results, "exit_code", 0))
+    except (OpenMAEError, CycloptsError) as error:
+        if debug:
+            raise
+        print(f"openmae: {_message(error, words)}", file=sys.stderr)
+        return getattr(error, "exit_code", 2) if isinstance(error, OpenMAEError) else 2
+    except KeyboardInterrupt:
+        print("openmae: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _message(error: Exception, words: list[str]) -> str:
+    if isinstance(error, OpenMAEError):
+        return str(error)
+    text = str(error).strip()
+    if words and words[0] not in TASKS and not words[0].startswith("-"):
+        near = did_you_mean(words[0], TASKS)
+        hint = f"did you mean {near[0]}?" if near else "no such command."
+        return f"{words[0]}: {hint} Commands: {', '.join(TASKS)}"
+    return text
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What each command can be told: one pydantic model a task. Imports neither torch nor timm, so help
+is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from openmae.config.base import Options, Settings, resolve
+
+TASKS: dict[str, tuple[str, str]] = {
+    "quickstart": (
+        "openmae.config.pretrain:QuickstartConfig",
+        "Pretrain, score and look, on built-in real data.",
+    ),
+    "pretrain": (
+        "openmae.config.pretrain:PretrainConfig",
+        "Pretrain a masked autoencoder on a folder of images.",
+    ),
+    "knn": (
+        "openmae.config.evaluate:KnnConfig",
+        "Score frozen features with k nearest neighbours.",
+    ),
+    "probe": ("openmae.config.evaluate:ProbeConfig", "Score frozen features with a linear layer."),
+    "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
+    "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
+    "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
+}
+"""Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`.
+"""
+
+
+def settings(task: str) -> type[Settings]:
+    """The settings model of a task; only this one is imported."""
+    module, name = TASKS[task][0].split(":")
+    found: type[Settings] = getattr(importlib.import_module(module), name)
+    return found
+
+
+__all__ = ["TASKS", "Options", "Settings", "resolve", "settings"]

@@ -1,0 +1,176 @@
+"""Batches as a pure function of the step: no loader state, so nothing to save and nothing to lose.
+
+The order is one endless stream of concatenated permutations; a batch may span epochs, and data
+smaller than a batch work. Position = step * global batch + slot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from openmae.data.decode import Image8
+from openmae.data.sources import Sample, Source
+from openmae.errors import DataError, MemoryLimitError
+from openmae.randomness import permutation, words
+
+Transform = Callable[[Image8, int], Tensor]
+Batch = dict[str, Any]
+
+
+class TrainBatches(Dataset[Batch]):
+    """`batches[step]` -> {"image" (B, C, H, W) uint8, "path", "id", "bad"} for one rank's slots of
+    the global batch.
+
+    An image that cannot be read is replaced by another one that its position decides ("skip"), by
+    zeros ("zero"), or ends the run ("error"); "bad" lists (path, reason).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        seed: int,
+        global_batch: int,
+        bad_images: Literal["skip", "error", "zero"] = "skip",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+        self.global_batch, self.bad_images = global_batch, bad_images
+        self.first, self.rows = rank * global_batch // world, global_batch // world
+
+    def index(self, position: int) -> int:
+        """Which image stands at a position of the endless order."""
+        epoch, offset = divmod(position, len(self.source))
+        return int(_order(self.seed, epoch, len(self.source))[offset])
+
+    def __getitem__(self, step: int) -> Batch:
+        first = step * self.global_batch + self.first
+        bad: list[tuple[str, str]] = []
+        rows = [self._row(first + slot, bad) for slot in range(self.rows)]
+        images = torch.stack([image for image, _ in rows])
+        paths = [sample["path"] for _, sample in rows]
+        return {
+            "image": images,
+            "path": paths,
+            "id": [sample["id"] for _, sample in rows],
+            "bad": bad,
+        }
+
+    def _row(self, position: int, bad: list[tuple[str, str]]) -> tuple[Tensor, Sample]:
+        index = self.index(position)
+        for attempt in range(20):
+            try:
+                sample = self.source[index]
+                return self.transform(sample["image"], position), sample
+            except DataError as error:
+                path = self.source.path(index)
+                if self.bad_images == "error":
+                    raise DataError(f"{path}: {error}. Remove it, or --bad-images skip") from None
+                bad.append((path, str(error)))
+                if self.bad_images == "zero":
+                    return self._zero(index, position)
+            index = int(
+                words(self.seed, f"replace-{attempt}", position, 1, 1)[0, 0]
+                % np.uint64(len(self.source))
+            )
+        raise DataError(
+            f"{len(bad)} images in a row cannot be read, the last one {bad[-1][0]}: {bad[-1][1]}"
+        )
+
+    def _zero(self, index: int, position: int) -> tuple[Tensor, Sample]:
+        channels = getattr(self.source, "channels", None) or 3
+        image = np.zeros((32, 32, channels), dtype=np.uint8)
+        sample = Sample(image=image, path=self.source.path(index), id=index, label=-1)
+        return self.transform(image, position), sample
+
+
+class EvalBatches(Dataset[Batch]):
+    """The images of a source in order: `batches[i]` holds rows i * size and on; what cannot be read
+    is left out.
+    """
+
+    def __init__(self, source: Source, transform: Transform, size: int) -> None:
+        self.source, self.transform, self.size = source, transform, size
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.size)
+
+    def __getitem__(self, number: int) -> Batch:
+        samples: list[Sample] = []
+        images: list[Tensor] = []
+        bad: list[tuple[str, str]] = []
+        for index in range(number * self.size, min((number + 1) * self.size, len(self.source))):
+            try:
+                sample = self.source[index]
+            except DataError as error:
+                bad.append((self.source.path(index), str(error)))
+                continue
+            samples.append(sample)
+            images.append(self.transform(sample["image"], index))
+        batch: Batch = {name: [s[name] for s in samples] for name in ("path", "id", "label")}  # type: ignore[literal-required]
+        return batch | {"image": torch.stack(images) if images else None, "bad": bad}
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    return permutation(seed, epoch, length)
+
+
+def loader(
+    batches: Dataset[Batch], numbers: Sequence[int], workers: int, pin: bool = False
+) -> Iterator[Batch]:
+    """Iterate over `batches[n]` for the numbers, made ahead by `workers` processes; the same for
+    any number of them.
+
+    Raises:
+        MemoryLimitError: a worker was killed, most often for memory or shared memory.
+    """
+    made: DataLoader[Batch] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,  # type: ignore[arg-type]
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_quiet_worker if workers else None,
+        multiprocessing_context=(
+            ("fork" if sys.platform == "linux" else "spawn") if workers else None
+        ),
+    )
+    try:
+        yield from made
+    except DataError as error:  # from a worker it comes wrapped in that worker's traceback
+        raise DataError(str(error).strip().splitlines()[-1].split("DataError: ", 1)[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MemoryLimitError(
+            "A loader process was killed (most often memory, or a small /dev/shm). "
+            "In Docker: --shm-size 8g. Or --workers 0"
+        ) from error
+
+
+def _quiet_worker(_: int) -> None:
+    """A stop signal to the whole group concerns the main process; a worker dies with its parent."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans
+
+
+def auto_workers(device_type: str, cpus: int) -> int:
+    """Loader processes: most cores beside a GPU; none on CPU, where the step itself uses every
+    core.
+    """
+    return min(16, max(1, cpus - 1)) if device_type == "cuda" else 0

@@ -1,0 +1,86 @@
+"""Crops and flips as pure functions of (seed, position), on 8-bit images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from openmae.data.decode import Image8
+from openmae.randomness import uniforms
+
+_TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a central crop
+_BICUBIC = InterpolationMode.BICUBIC
+
+
+def to_tensor(image: Image8) -> Tensor:
+    """(H, W, C) uint8 array -> (C, H, W) tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """RandomResizedCrop (area `crop` to 1, aspect 3/4 to 4/3, bicubic with antialiasing) and a flip
+    (section A.1).
+
+    `size` is (height, width) in pixels. The output is uint8 (C, height, width).
+    """
+
+    size: tuple[int, int]
+    crop: float = 0.2
+    flip: bool = True
+    seed: int = 0
+
+    def __call__(self, image: Image8, position: int) -> Tensor:
+        height, width = image.shape[:2]
+        draws = uniforms(self.seed, "crop", position, 4 * _TRIES)[0].reshape(_TRIES, 4)
+        box = crop_box(height, width, self.crop, draws)
+        out = tv.resized_crop(to_tensor(image), *box, list(self.size), _BICUBIC, antialias=True)
+        if self.flip and uniforms(self.seed, "flip", position, 1)[0, 0] < 0.5:
+            out = tv.horizontal_flip(out)
+        return out
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize the shorter side to fit, then crop the centre: the largest central part of the right
+    shape.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, image: Image8, position: int = 0) -> Tensor:
+        height, width = image.shape[:2]
+        scale = min(height / self.size[0], width / self.size[1])
+        h, w = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
+        top, left = (height - h) // 2, (width - w) // 2
+        if (h, w) == self.size:
+            return tv.crop(to_tensor(image), top, left, h, w)
+        return tv.resized_crop(
+            to_tensor(image), top, left, h, w, list(self.size), _BICUBIC, antialias=True
+        )
+
+
+def crop_box(
+    height: int, width: int, smallest: float, draws: np.ndarray
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop; the rule of torchvision's RandomResizedCrop,
+    with given draws.
+
+    `draws` (tries, 4) in [0, 1): area, aspect, top, left.
+    """
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for area_draw, aspect_draw, top_draw, left_draw in draws:
+        area = height * width * (smallest + (1 - smallest) * area_draw)
+        aspect = math.exp(low + (high - low) * aspect_draw)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w

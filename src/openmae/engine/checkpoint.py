@@ -1,0 +1,259 @@
+"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a lost or a wrong run.
+
+A checkpoint is a folder `step_00001000/` with weights.safetensors, optimizer.safetensors,
+state.json and MANIFEST.json. It is written under a temporary name, its manifest (size and sha256 of
+every file) last, everything fsynced, then renamed. What has no manifest, or does not agree with it,
+is no checkpoint. No random state is in it: the data state is the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from openmae.engine.ema import EMA
+from openmae.engine.tensorfile import file_sha256, sync_folder, write_tensors
+from openmae.errors import StorageError
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+_TEMPORARY = ".tmp-step_"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimizer: Optimizer | None,
+    ema: EMA | None,
+    state: Mapping[str, Any],
+) -> Path:
+    """Write the checkpoint of a step; a complete one that is there already is kept.
+
+    Raises:
+        OSError: the disk refuses; nothing but complete checkpoints is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    if final.exists():
+        if problem(final) is None:
+            return final
+        shutil.rmtree(final)
+    temporary = folder / f"{_TEMPORARY}{step:08d}-{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir()
+        files = {
+            "weights.safetensors": write_tensors(
+                temporary / "weights.safetensors", weights(method, ema)
+            )
+        }
+        if optimizer is not None:
+            moments = optimizer_tensors(method, optimizer)
+            files["optimizer.safetensors"] = write_tensors(
+                temporary / "optimizer.safetensors", moments
+            )
+        files["state.json"] = _write_json(temporary / "state.json", {"step": step, **state})
+        listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+        _write_json(temporary / MANIFEST, {"format": FORMAT, "step": step, "files": listed})
+        sync_folder(temporary)
+        os.replace(temporary, final)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> tuple[int, str]:
+    data = json.dumps(values, indent=1, allow_nan=False).encode()
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(data), file_sha256(path)
+
+
+def weights(method: nn.Module, ema: EMA | None) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name, and averaged weights under "ema."."""
+    named = list(method.state_dict().items())
+    if ema is not None:
+        named += [(f"ema.{name}", tensor) for name, tensor in ema.tensors().items()]
+    return named
+
+
+def optimizer_tensors(method: nn.Module, optimizer: Optimizer) -> list[tuple[str, Tensor]]:
+    """AdamW's state by parameter name, "name/exp_avg"; group settings come from the configuration,
+    never from a file.
+    """
+    named: list[tuple[str, Tensor]] = []
+    for name, parameter in method.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        named += [
+            (f"{name}/{key}", value)
+            for key, value in sorted(state.items())
+            if isinstance(value, Tensor)
+        ]
+    return named
+
+
+def problem(path: Path, hashes: bool = True) -> str | None:
+    """Why a folder is not a complete checkpoint, naming the file; None when it is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            return f"{MANIFEST} is of format {manifest['format']}, this version reads {FORMAT}"
+        for name, listed in manifest["files"].items():
+            file = path / Path(name).name
+            if file.stat().st_size != listed["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {listed['bytes']}"
+            if hashes and file_sha256(file) != listed["sha256"]:
+                return f"{name} fails its checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    return None
+
+
+def listed(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first by the step in their manifest."""
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("step_*") if folder.is_dir() else ():
+        try:
+            step = int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            digits = re.search(r"\d+$", path.name)
+            step = int(digits[0]) if digits else -1
+        found.append((step, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and a line for each newer one that does not.
+
+    Raises:
+        StorageError: there are checkpoints, and none can be used.
+    """
+    complaints: list[str] = []
+    for path in listed(folder):
+        wrong = problem(path)
+        if wrong is None:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            found = Checkpoint(path, int(state["step"]), state)
+            lost = [f"{c}; using {path.name}" for c in complaints]
+            return found, lost
+        complaints.append(f"{path.name}: {wrong}")
+    if complaints:
+        raise StorageError(
+            f"No checkpoint in {folder} can be used: {complaints[0]}\nRestore one from a copy, or"
+            " use another --out"
+        )
+    return None, []
+
+
+def restore(
+    checkpoint: Checkpoint, method: nn.Module, optimizer: Optimizer | None, ema: EMA | None
+) -> None:
+    """Copy a checkpoint into a method, its optimizer and its averaged weights, in place.
+
+    Raises:
+        StorageError: the tensors are not those of this method.
+    """
+    with torch.no_grad():
+        stored = dict(weights(method, ema))
+        _copy(checkpoint.path / "weights.safetensors", stored)
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter]
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+            path = checkpoint.path / "optimizer.safetensors"
+            with safe_open(path, framework="pt") as file:
+                empty = not file.keys()
+            if empty:  # saved before the first step
+                optimizer.state.clear()
+            else:
+                _copy(path, dict(optimizer_tensors(method, optimizer)))
+
+
+def load_weights(checkpoint: Checkpoint, method: nn.Module) -> bool:
+    """Copy the weights of a checkpoint into a method, averaged ones where it has them; returns
+    whether it has.
+    """
+    path = checkpoint.path / "weights.safetensors"
+    own = method.state_dict()
+    with safe_open(path, framework="pt") as file:
+        stored = set(file.keys())
+        averaged = any(name.startswith("ema.") for name in stored)
+        if {n for n in stored if not n.startswith("ema.")} != own.keys():
+            raise StorageError(
+                f"{path} does not hold the weights of the method that its state.json names"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                average = f"ema.{name}"
+                tensor.copy_(file.get_tensor(average if average in stored else name))
+    return averaged
+
+
+def _copy(path: Path, into: Mapping[str, Tensor]) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != into.keys():
+                odd = sorted(names ^ into.keys())
+                raise StorageError(
+                    f"{path} does not hold the tensors of this run ({len(odd)} differ, first"
+                    f" {odd[0]})"
+                )
+            for name, tensor in into.items():
+                tensor.copy_(file.get_tensor(name))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise StorageError(f"{path} cannot be loaded: {error}") from None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, once the newest verifies; stale temporary
+    folders go too.
+    """
+    paths = listed(folder)
+    if paths and problem(paths[0]) is None:
+        for path in paths[keep:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed save left behind."""
+    for path in folder.glob(f"{_TEMPORARY}*") if folder.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def bytes_needed(method: nn.Module, ema: bool) -> int:
+    """Size of one checkpoint: weights, AdamW's two moments of what is trained, averaged weights."""
+    tensors = method.state_dict().values()
+    own = sum(t.numel() * t.element_size() for t in tensors)
+    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    return own + 2 * trained + (own if ema else 0) + 200_000

@@ -1,0 +1,71 @@
+"""Frozen features of images: deterministic, never masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from openmae.engine.device import autocast
+from openmae.errors import DataError
+
+
+@dataclass
+class Features:
+    """One row an image: vectors (N, D) float32, labels (N,), paths, and the files that could not be
+    read.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    paths: list[str]
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+def pool_tokens(tokens: Tensor, num_prefix_tokens: int, pool: str) -> Tensor:
+    """Tokens (B, P + L, D) after the final norm -> (B, D): the mean of patch tokens, or the class
+    token.
+    """
+    if pool == "cls":
+        if num_prefix_tokens == 0:
+            raise DataError("this encoder has no class token. Use --pool mean")
+        return tokens[:, 0]
+    return tokens[:, num_prefix_tokens:].mean(dim=1)
+
+
+@torch.inference_mode()
+def extract(
+    encoder: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    pool: str,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Features:
+    """Run the encoder on every batch.
+
+    Raises:
+        DataError: no image could be read.
+    """
+    training = encoder.training
+    encoder.eval()
+    vectors, labels, paths, bad = [], [], [], []  # type: ignore[var-annotated]
+    for batch in batches:
+        bad += batch["bad"]
+        if batch["image"] is None:
+            continue
+        with autocast(precision, device):
+            tokens = encoder(batch["image"].to(device, non_blocking=True))
+        vectors.append(pool_tokens(tokens, encoder.num_prefix_tokens, pool).float().cpu().numpy())  # type: ignore[arg-type]
+        labels += batch["label"]
+        paths += batch["path"]
+    encoder.train(training)
+    if not vectors:
+        raise DataError(
+            "no image could be read" + (f". First: {bad[0][0]}: {bad[0][1]}" if bad else "")
+        )
+    return Features(np.concatenate(vectors), np.array(labels, dtype=np.int64), paths, bad)

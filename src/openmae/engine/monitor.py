@@ -1,0 +1,138 @@
+"""Reads the values of a window of steps from the device at once, logs them, and watches for what is
+not finite.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from openmae.engine.log import Progress, TensorBoard, warn
+from openmae.engine.runfolder import RunFolder
+from openmae.errors import DataError, DivergedError
+
+if TYPE_CHECKING:
+    from openmae.engine.loop import Plan
+
+_BAD_SHARE = 0.05  # of the images seen; above it the data, not an image, is the problem
+
+
+class Monitor:
+    """Keeps what `training_step` returned until the next read, so that the device is never waited
+    for in between.
+    """
+
+    def __init__(
+        self, plan: Plan, run: RunFolder, progress: Progress, board: TensorBoard | None
+    ) -> None:
+        self.plan, self.run, self.progress, self.board = plan, run, progress, board
+        self.waited = 0.0
+        self.skips_in_row = 0
+        self._window: list[tuple[int, list[str], dict[str, Tensor]]] = []
+        self._started = time.perf_counter()
+        self._rate: float | None = None
+        self._seen = 0
+        self._bad: dict[str, str] = {}
+        self._bad_seen = 0
+
+    def restart(self) -> None:
+        """Begin to measure time anew, after something else than training took some."""
+        self._started, self.waited = time.perf_counter(), 0.0
+
+    def add(self, step: int, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+        """Remember a step; nothing is read from the device."""
+        self._window.append((step, batch.get("path", []), values))
+        self._seen += len(batch["image"])
+        for path, reason in batch.get("bad", ()):
+            self._bad_image(path, reason)
+
+    def _bad_image(self, path: str, reason: str) -> None:
+        self._bad_seen += 1
+        if path not in self._bad:
+            self._bad[path] = reason
+            self.run.append("bad_files.jsonl", {"path": path, "reason": reason})
+            if len(self._bad) == 1:
+                warn(
+                    f"{path}: {reason}. Replaced by another image; all such files: bad_files.jsonl"
+                    " in the run"
+                )
+        if self._seen >= 1000 and self._bad_seen > _BAD_SHARE * self._seen:
+            raise DataError(
+                f"{self._bad_seen} of {self._seen} images could not be read (first"
+                f" {next(iter(self._bad))}: {next(iter(self._bad.values()))}). See bad_files.jsonl"
+                f" in {self.run.path}"
+            )
+
+    def read(self, step: int) -> None:
+        """Read the window, log a row, and end the run when too many steps in a row were skipped."""
+        if not self._window:
+            return
+        read = torch.stack(
+            [torch.stack([v["loss"], v["grad_norm"], v["skipped"]]) for _, _, v in self._window]
+        )
+        rows: list[list[float]] = read.double().tolist()
+        elapsed = time.perf_counter() - self._started
+        images = len(rows) * self.plan.global_batch
+        finite = [r for r in rows if not r[2]]
+        count = max(len(finite), 1)
+        row = {
+            "step": step,
+            "images": step * self.plan.global_batch,
+            "epoch": step * self.plan.global_batch / self.plan.epoch_images,
+            "loss": sum(r[0] for r in finite) / count if finite else None,
+            "grad_norm": sum(r[1] for r in finite) / count if finite else None,
+            "lr": self.plan.schedule(step - 1),
+            "skipped": len(rows) - len(finite),
+            "images_per_s": images / elapsed,
+            "data_share": self.waited / elapsed,
+            "bad_images": self._bad_seen,
+        }
+        self.log(row)
+        rate = elapsed / len(rows)
+        self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
+        self.progress.show(row, self._rate * (self.plan.total - step))
+        window, self._window = self._window, []
+        self.restart()
+        for (at, paths, values), (loss, _, skipped) in zip(window, rows, strict=True):
+            self._count(at, paths, values["sample_loss"], loss, bool(skipped))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Write a row of metrics."""
+        self.run.append("metrics.jsonl", row)
+        if self.board:
+            self.board.write(row)
+
+    def _count(
+        self, step: int, paths: list[str], sample_loss: Tensor, loss: float, skipped: bool
+    ) -> None:
+        if not skipped:
+            self.skips_in_row = 0
+            return
+        self.skips_in_row += 1
+        guilty = [
+            p
+            for p, finite in zip(paths, torch.isfinite(sample_loss).tolist(), strict=False)
+            if not finite
+        ]
+        what = "Loss" if guilty or not math.isfinite(loss) else "Gradient"
+        named = ", ".join(guilty[:3]) or f"none alone; the batch begins with {', '.join(paths[:3])}"
+        self.run.append(
+            "anomalies.jsonl", {"step": step, "what": what, "samples": guilty, "batch": paths}
+        )
+        limit = self.plan.max_skips
+        warn(
+            f"{what} not finite at step {step} on {named}. Step skipped ({self.skips_in_row} of"
+            f" {limit})"
+        )
+        if self.skips_in_row >= limit:
+            raise DivergedError(
+                f"{limit} steps in a row without a finite loss, up to step {step}; the weights are"
+                " the last finite ones.\nLikely: a learning rate too high (try --lr"
+                f" {self.plan.schedule.peak * 128 / self.plan.global_batch:.2g}), no warm-up or no"
+                " --clip 1.0,\nor broken images: see anomalies.jsonl in " + str(self.run.path)
+            )

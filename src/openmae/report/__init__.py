@@ -1,0 +1,1 @@
+"""Pictures and figures, made from run folders and models; no training code calls back into it."""

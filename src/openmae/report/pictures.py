@@ -1,0 +1,162 @@
+"""Reconstruction pictures: original, masked, output, pasted; with the error beside a mean fill, and
+what they leak.
+
+B batch, C channels, L patches, W = p*q*C values of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from openmae.methods.mae import MAE, Randomness
+from openmae.models.patches import patch_statistics, patchify, unpatchify
+
+HEADS = ("original", "masked", "output", "pasted")
+_GREY = 0.5
+_MARGIN, _LINE = 8, 18  # pixels
+LEAK = "LEAKS: scale taken from the hidden patches' true mean and variance"
+_FAIR = "scale from visible patches only"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One image: its four pictures (C, H, W) in [0, 1], and errors on the hidden patches in the
+    same units.
+    """
+
+    path: str
+    pictures: tuple[NDArray[np.float32], ...]
+    mse: float
+    mean_fill_mse: float
+    model_loss: float
+    note: str
+
+    def sentence(self) -> str:
+        """The numbers in words."""
+        share = 1 - self.mse / self.mean_fill_mse if self.mean_fill_mse > 0 else 0.0
+        word = "better" if share >= 0 else "worse"
+        numbers = (
+            f"masked-patch MSE {self.mse:.4f}, mean fill {self.mean_fill_mse:.4f}, {abs(share):.0%}"
+            f" {word}"
+        )
+        return numbers + (f" ({self.note})" if self.note else "")
+
+
+@torch.inference_mode()
+def reconstruct(
+    method: MAE,
+    images: Tensor,
+    rand: Randomness,
+    paths: Sequence[str],
+    mask_ratio: float | None = None,
+    cheat_scale: bool = False,
+) -> list[Reconstruction]:
+    """Hide patches of uint8 images (B, C, H, W) and let the model fill them in.
+
+    A model of normalised pixels predicts no brightness or contrast. They are estimated from visible
+    patches near by, or with `cheat_scale` taken from the hidden truth, and the picture then says
+    so.
+    """
+    encoder = method.encoder
+    out = method(images, rand, mask_ratio=mask_ratio, full=True)
+    hidden = out["mask"][..., None].bool()  # (B, L, 1)
+    patches = patchify(encoder.normalize(images), encoder.patch)
+    pred, note = out["pred"].to(patches.dtype), ""
+    if method.target == "norm_pixels":
+        mean, variance = patch_statistics(patches)
+        if not cheat_scale:
+            mean, variance = (from_visible(v, hidden, encoder.grid) for v in (mean, variance))
+        pred = pred * (variance + 1e-6).sqrt() + mean
+        note = LEAK if cheat_scale else _FAIR
+
+    def pixels(values: Tensor) -> Tensor:
+        return (unpatchify(values, encoder.patch, encoder.grid) * encoder.std + encoder.mean).clamp(
+            0, 1
+        )
+
+    true, output = pixels(patches), pixels(pred)
+    area = unpatchify(hidden.expand_as(patches).to(patches.dtype), encoder.patch, encoder.grid)
+    fill = (true * (1 - area)).sum((2, 3), keepdim=True) / (1 - area).sum((2, 3), keepdim=True)
+    pictures = (true, true * (1 - area) + _GREY * area, output, true * (1 - area) + output * area)
+    errors = [
+        ((other - true).square() * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
+        for other in (output, fill)
+    ]
+    shown = [p.float().cpu().numpy() for p in pictures]
+    return [
+        Reconstruction(
+            path,
+            tuple(s[i] for s in shown),
+            float(errors[0][i]),
+            float(errors[1][i]),
+            float(out["sample_loss"][i]),
+            note,
+        )
+        for i, path in enumerate(paths)
+    ]
+
+
+def from_visible(values: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Smooth the values (B, L, 1) of visible patches over the grid: Gaussian weights, one patch
+    wide.
+    """
+    row = torch.arange(grid[0], device=values.device).repeat_interleave(grid[1])
+    col = torch.arange(grid[1], device=values.device).repeat(grid[0])
+    distance = (row[:, None] - row).square() + (col[:, None] - col).square()
+    score = (-0.5 * distance.to(values.dtype))[None].expand(len(values), -1, -1)
+    weight = score.masked_fill(hidden.transpose(1, 2), float("-inf")).softmax(dim=-1)
+    return weight @ values
+
+
+def to_rgb(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(C, H, W) in [0, 1] -> (H, W, 3): gray for one or two channels, the first three bands for
+    more.
+    """
+    bands = picture[:3] if len(picture) >= 3 else picture[:1].repeat(3, axis=0)
+    return np.rint(bands.transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
+def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
+    """One row for each image; small pictures are enlarged without smoothing, so that pixels stay
+    honest.
+    """
+    height, width = rows[0].pictures[0].shape[1:]
+    scale = max(1, round(160 / max(height, width)))
+    tile_w, tile_h = width * scale, height * scale
+    font = ImageFont.load_default(size=13)
+    bands = rows[0].pictures[0].shape[0]
+    title += f", bands 1-3 of {bands}" if bands > 3 else ""
+    row_h = tile_h + _LINE * 2 + _MARGIN
+    texts = [[_fit(r.path, 60), r.sentence()] for r in rows]
+    text_w = max(int(font.getlength(t)) for pair in [*texts, [title]] for t in pair)
+    full_w = max(4 * tile_w + 5 * _MARGIN, text_w + 2 * _MARGIN)
+    canvas = Image.new("RGB", (full_w, 2 * _LINE + 2 * _MARGIN + row_h * len(rows)), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), title, fill="black", font=font)
+    for i, head in enumerate(HEADS):
+        draw.text(
+            (_MARGIN + i * (tile_w + _MARGIN), _MARGIN + _LINE), head, fill="#555555", font=font
+        )
+    for number, (row, lines) in enumerate(zip(rows, texts, strict=True)):
+        top = 2 * _LINE + 2 * _MARGIN + number * row_h
+        for i, picture in enumerate(row.pictures):
+            tile = Image.fromarray(to_rgb(picture)).resize(
+                (tile_w, tile_h), Image.Resampling.NEAREST
+            )
+            canvas.paste(tile, (_MARGIN + i * (tile_w + _MARGIN), top))
+        for i, line in enumerate(lines):
+            colour = "#b00020" if LEAK in line else "black"
+            draw.text((_MARGIN, top + tile_h + i * _LINE), line, fill=colour, font=font)
+    return canvas
+
+
+def _fit(text: str, most: int) -> str:
+    clean = text.encode("utf-8", "replace").decode().replace("\n", " ")
+    return clean if len(clean) <= most else "..." + clean[-most + 3 :]

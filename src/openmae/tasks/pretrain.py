@@ -1,0 +1,328 @@
+"""`openmae pretrain`: a folder of images in, a run folder with an encoder out. The same command
+again continues it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmae.config.base import Options
+from openmae.config.pretrain import PretrainConfig, pair, seconds
+from openmae.data.check import Scan
+from openmae.data.loader import TrainBatches, auto_workers, loader
+from openmae.data.sources import Cached, Source
+from openmae.data.transforms import TrainTransform
+from openmae.engine import checkpoint
+from openmae.engine.device import (
+    autocast,
+    cpu_count,
+    environment,
+    resolve_device,
+    set_deterministic,
+    threads,
+)
+from openmae.engine.ema import EMA
+from openmae.engine.log import duration, say, warn
+from openmae.engine.loop import Plan, State, train
+from openmae.engine.optim import Schedule, absolute_lr, adamw
+from openmae.engine.parallel import parallelize
+from openmae.engine.runfolder import Results, RunFolder, gigabytes, read_jsonl
+from openmae.engine.signals import StopRequest
+from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError
+from openmae.methods.mae import MAE
+from openmae.report.figures import plot_curves
+from openmae.tasks.evaluator import Evaluator
+from openmae.tasks.prepare import build_method, prepare_new, prepare_resume, write_listing
+from openmae.weights import save_encoder
+from openmae.weights.load import start_from
+
+__all__ = ["run"]
+
+
+@dataclass
+class Job:
+    """A run that is ready to start: settings, what was chosen at run time, data and model."""
+
+    config: PretrainConfig
+    resolved: dict[str, Any]
+    source: Source
+    held_out: Source | None
+    found: Scan | None
+
+
+def run(config: PretrainConfig, options: Options) -> Results:
+    """Pretrain, or continue a run; returns the final metrics, exit code 75 after an early stop."""
+    with StopRequest(seconds(config.time_limit) if config.time_limit else None) as stop:
+        folder = RunFolder(Path(config.out or f"runs/{Path(config.data).name}").expanduser())
+        if not folder.exists():
+            job = Job(*prepare_new(config, options, folder))
+            method = _new_method(job)
+            _announce(job, method, folder)
+            if options.dry_run:
+                say("Dry run", "everything fits; nothing was written")
+                return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
+            with folder.lock():
+                _write_start(job, folder)
+                return _train(job, method, folder, stop, None)
+        finished = _finished(config, options, folder)
+        if finished is not None:
+            return finished
+        with folder.lock():
+            job = Job(*prepare_resume(config, options, folder), found=None)
+            method = build_method(job.config, job.resolved)
+            found, notices = checkpoint.latest(folder.checkpoints)
+            for notice in notices:
+                warn(notice)
+            at = found.step if found else 0
+            if options.dry_run:
+                say(
+                    "Dry run",
+                    f"{folder.path} would continue at step {at:,} of"
+                    f" {job.resolved['total_steps']:,}",
+                )
+                return Results(
+                    {"step": at, "steps": job.resolved["total_steps"], "dry_run": True}, folder.path
+                )
+            say("Continue", f"{folder.path} at step {at:,} of {job.resolved['total_steps']:,}")
+            checkpoint.clean(folder.checkpoints)
+            folder.trim_metrics(at)
+            if found is None and job.config.init:
+                start_from(method.encoder, job.config.init)
+            return _train(job, method, folder, stop, found)
+
+
+def _new_method(job: Job) -> MAE:
+    method = build_method(job.config, job.resolved)
+    if job.config.init:
+        say("Init", start_from(method.encoder, job.config.init))
+    return method
+
+
+def _finished(config: PretrainConfig, options: Options, folder: RunFolder) -> Results | None:
+    """What a finished run answers, unless its length is to change."""
+    if set(options.allow_change) & {"epochs", "steps"}:
+        return None
+    saved = folder.read_config()
+    found, _ = checkpoint.latest(folder.checkpoints)
+    total = saved["resolved"]["total_steps"]
+    if found is None or found.step < total or not (folder.path / "results.json").exists():
+        return None
+    prepare_resume(config, options, folder, compare_only=True)
+    longer = (
+        f"--epochs {2 * saved['epochs']:g} --allow-change epochs"
+        if saved["epochs"]
+        else "--allow-change steps"
+    )
+    say(
+        "Done",
+        f"{folder.path} finished at step {total:,}. Longer: {longer} (the schedule then spans the"
+        " new length)",
+    )
+    return Results(
+        json.loads((folder.path / "results.json").read_text(encoding="utf-8")), folder.path
+    )
+
+
+def _announce(job: Job, method: MAE, folder: RunFolder) -> None:
+    """One screen before the first step."""
+    config, resolved, found = job.config, job.resolved, job.found
+    assert found is not None
+    held_out = f", {len(job.held_out):,} held out" if job.held_out is not None else ""
+    say("Data", f"{len(job.source):,} images in {job.source.name}{held_out}; {found.sentence()}")
+    if found.bad:
+        path, reason = found.bad[0]
+        say(
+            "",
+            f"{len(found.bad)} of {found.looked:,} looked at cannot be read (first {path}:"
+            f" {reason})",
+        )
+    mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
+    measured = "given" if config.mean else f"measured on {found.looked:,} images"
+    say("", f"mean ({mean}), std ({std}), {measured}")
+    count = sum(p.numel() for p in method.parameters())
+    height, width = pair(config.image_size)
+    patch = method.encoder.patch
+    decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}"
+    say(
+        "Model",
+        f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, mask"
+        f" {config.mask_ratio:.0%} {config.mask}, {decoder}, {count / 1e6:.1f} M parameters",
+    )
+    accumulate = (
+        ""
+        if resolved["micro_batch"] == config.batch_size
+        else f" ({resolved['micro_batch']} at a time)"
+    )
+    length = resolved["total_steps"] * config.batch_size / len(job.source)
+    say("Recipe", f"{resolved['recipe'] or 'the paper: defaults of Table 8'}")
+    say(
+        "Plan",
+        f"{length:g} epochs = {resolved['total_steps']:,} steps of {config.batch_size}"
+        f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
+        f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
+    )
+    size = checkpoint.bytes_needed(method, config.ema is not None)
+    say(
+        "",
+        f"{gigabytes(size)} a checkpoint, {config.keep} kept, every {resolved['save_every']:,}"
+        " steps",
+    )
+    say("Out", f"{folder.path}   (Ctrl-C saves; the same command again continues)")
+
+
+def _write_start(job: Job, folder: RunFolder) -> None:
+    """The files of a new run, config.yaml last: from then on the folder is a run."""
+    folder.write_json("environment.json", environment(torch.device(job.resolved["device"])))
+    write_listing(job.source, folder)
+    if job.found is not None:
+        for path, reason in job.found.bad:
+            folder.append("bad_files.jsonl", {"path": path, "reason": reason})
+    folder.status("running", 0, job.resolved["total_steps"])
+    folder.write_config("pretrain", job.config.model_dump(mode="json"), job.resolved)
+
+
+def _plan(job: Job, method: MAE) -> Plan:
+    config, resolved = job.config, job.resolved
+    rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
+    return Plan(
+        total=resolved["total_steps"],
+        global_batch=config.batch_size,
+        micro_batch=resolved["micro_batch"],
+        schedule=Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"]),
+        seed=config.seed,
+        device=torch.device(resolved["device"]),
+        precision=resolved["precision"],
+        epoch_images=len(job.source),
+        clip=config.clip,
+        log_every=config.log_every,
+        save_every=resolved["save_every"],
+        keep=config.keep,
+        max_skips=config.max_skips,
+        record={
+            "seed": config.seed,
+            "global_batch": config.batch_size,
+            "data": resolved["data_hash"],
+        }
+        | {"method": {"name": "mae", "arguments": method.arguments}},
+    )
+
+
+def _train(
+    job: Job, method: MAE, folder: RunFolder, stop: StopRequest, found: checkpoint.Checkpoint | None
+) -> Results:
+    config, resolved = job.config, job.resolved
+    device = resolve_device(resolved["device"])
+    set_deterministic(config.deterministic)
+    method.to(device)
+    plan = _plan(job, method)
+    optimizer = adamw(method, plan.schedule.peak, config.betas, config.weight_decay)
+    ema = EMA(method, config.ema) if config.ema else None
+    state = State(method, optimizer, ema)
+    if found is not None:
+        checkpoint.restore(found, method, optimizer, ema)
+        state.step = found.step
+    parallelize(method, resolved["compile"])
+    transform = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
+    source = Cached(job.source) if resolved["cache"] else job.source
+    batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
+    workers = auto_workers(device.type, cpu_count()) if config.workers is None else config.workers
+    stop.watch(folder.path)
+    with threads(resolved["threads"]):
+        evaluator = Evaluator(
+            job.source, job.held_out, config, folder, autocast(plan.precision, device), device
+        )
+        points = evaluator.points(plan.total, len(job.source), config.batch_size)
+        try:
+            stream = loader(
+                batches, range(state.step, plan.total), workers, pin=device.type == "cuda"
+            )
+            reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
+        except torch.OutOfMemoryError:
+            _failed(folder, state, plan, error := _out_of_memory(plan))
+            raise error from None
+        except OpenMAEError as error:
+            _failed(folder, state, plan, error)
+            raise
+        return _end(job, state, plan, folder, reason)
+
+
+def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) -> None:
+    folder.status("failed", state.step, plan.total, str(error), error.exit_code)
+
+
+def _out_of_memory(plan: Plan) -> MemoryLimitError:
+    half = max(m for m in range(1, max(plan.micro_batch // 2, 1) + 1) if plan.global_batch % m == 0)
+    return MemoryLimitError(
+        f"Out of GPU memory at {plan.micro_batch} images at a time. Same result: --micro-batch"
+        f" {half} --allow-change micro_batch (accumulates to the same batch)"
+    )
+
+
+def _end(job: Job, state: State, plan: Plan, folder: RunFolder, reason: str | None) -> Results:
+    """Write what a run leaves behind, or say how to go on."""
+    plot_curves(folder)
+    if reason is not None:
+        folder.status("stopped", state.step, plan.total, reason, STOPPED_EARLY)
+        saved = (
+            f"saved step {state.step:,} of {plan.total:,}" if state.step else "nothing to save yet"
+        )
+        say("Stopped", f"{reason}: {saved}. The same command again continues")
+        return Results({"step": state.step, "stopped": reason}, folder.path, STOPPED_EARLY)
+    _write_encoder(job, state, folder)
+    rows = read_jsonl(folder.metrics)
+    results: dict[str, Any] = {
+        "loss": next(r["loss"] for r in reversed(rows) if r.get("loss") is not None)
+    }
+    for name in ("val_loss", "knn_accuracy", "knn_majority"):
+        found = [row[name] for row in rows if name in row]
+        results |= {name: found[-1]} if found else {}
+    skipped = sum(r.get("skipped", 0) for r in rows)
+    results |= {
+        "steps": plan.total,
+        "images_seen": plan.total * plan.global_batch,
+        "skipped_steps": skipped,
+    }
+    results |= {"n": len(job.source), "seed": job.config.seed}
+    folder.write_json("results.json", results)
+    folder.status("done", plan.total, plan.total, exit_code=0)
+    more = "".join(f", {n} {results[n]:.4f}" for n in ("val_loss", "knn_accuracy") if n in results)
+    say(
+        "Done",
+        f"loss {results['loss']:.4f}{more}, {duration(_seconds(rows))} of training, {skipped}"
+        " skipped steps",
+    )
+    where, data = folder.path, job.config.data
+    say("Next", f"openmae reconstruct {where} {data} -o reconstruction.png")
+    say("", f"openmae embed {where} {data} -o features.npz")
+    say("", f"openmae probe {where} LABELLED_FOLDER   (one folder for each class)")
+    return Results(results, folder.path)
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    """Time of all windows of steps that were logged."""
+    timed = [r for r in rows if r.get("images_per_s")]
+    before = [0, *(r["step"] for r in timed)]
+    batch = timed[-1]["images"] / timed[-1]["step"] if timed else 0
+    return sum(
+        batch * (r["step"] - b) / r["images_per_s"] for r, b in zip(timed, before, strict=False)
+    )
+
+
+def _write_encoder(job: Job, state: State, folder: RunFolder) -> None:
+    method, config = state.method, job.config
+    about = {
+        "weights": "ema" if state.ema else "raw",
+        "step": str(state.step),
+        "target": config.target,
+    }
+    about |= {"mask_ratio": str(config.mask_ratio), "data": job.resolved["data_hash"]}
+    if state.ema:
+        state.ema.swap()
+    save_encoder(folder.encoder, method.encoder, about)  # type: ignore[arg-type]
+    if state.ema:
+        state.ema.swap()

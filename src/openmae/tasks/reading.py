@@ -1,0 +1,176 @@
+"""What the tasks that use a frozen encoder share: load it, read images with it, and the honest
+baselines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmae.config.evaluate import ReaderConfig, ScoreConfig
+from openmae.data.check import check_channels
+from openmae.data.loader import EvalBatches, auto_workers, loader
+from openmae.data.sources import Source, open_split, require_classes
+from openmae.data.transforms import EvalTransform
+from openmae.engine.device import cpu_count, resolve_device, resolve_precision
+from openmae.engine.features import Features, extract
+from openmae.engine.log import say, warn
+from openmae.engine.runfolder import Results, RunFolder
+from openmae.models.encoder import Encoder
+from openmae.tasks.scoring import interval, majority
+from openmae.weights import Loaded, load_any, random_encoder
+
+RAW_SIDE = 32  # pixels; larger images are made this small for the raw-pixel baseline
+
+
+@dataclass
+class Reader:
+    """A frozen encoder on its device, and how it reads images."""
+
+    loaded: Loaded
+    config: ReaderConfig
+    device: torch.device
+
+    def features(self, source: Source, encoder: Encoder | None = None) -> Features:
+        """Vectors of a source by the encoder, or by another one that reads images alike; names what
+        is unreadable.
+        """
+        encoder = encoder or self.loaded.encoder
+        batches = EvalBatches(source, EvalTransform(encoder.image_size), self.config.batch_size)
+        workers = (
+            auto_workers(self.device.type, cpu_count())
+            if self.config.workers is None
+            else self.config.workers
+        )
+        precision = resolve_precision("auto", self.device)
+        stream = loader(batches, range(len(batches)), workers, pin=self.device.type == "cuda")
+        found = extract(encoder.to(self.device), stream, self.config.pool, self.device, precision)
+        for path, reason in found.bad[:3]:
+            warn(
+                f"{path}: {reason}. Left out"
+                + (f" ({len(found.bad)} in all)" if len(found.bad) > 3 else "")
+            )
+        return found
+
+    def raw_pixels(self, source: Source) -> Features:
+        """The pixels themselves, at the model's size or 32 px, as vectors."""
+        size = self.loaded.encoder.image_size
+        shrink = min(1.0, RAW_SIDE / max(size))
+        transform = EvalTransform(
+            (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+        )
+        batches = EvalBatches(source, transform, self.config.batch_size)
+        rows = [b for b in loader(batches, range(len(batches)), 0) if b["image"] is not None]
+        vectors = (
+            np.concatenate([b["image"].flatten(1).numpy() for b in rows]).astype(np.float32) / 255
+        )
+        labels = np.array([y for b in rows for y in b["label"]], dtype=np.int64)
+        return Features(vectors, labels, [p for b in rows for p in b["path"]])
+
+
+def open_reader(config: ReaderConfig) -> Reader:
+    """Load the model that a task names, and say what it is."""
+    device = resolve_device(config.device)
+    loaded = load_any(config.model)
+    for notice in loaded.notices:
+        warn(notice)
+    height, width = loaded.encoder.image_size
+    say("Model", f"{loaded.what}; {loaded.encoder.create['model_name']}, {height}x{width} px")
+    return Reader(loaded, config, device)
+
+
+def score(
+    config: ScoreConfig,
+    task: str,
+    evaluate: Callable[[Features, Features], float],
+    saying: str,
+    save: Any = None,
+) -> Results:
+    """Score frozen features on labelled images, beside majority class, random weights and raw
+    pixels.
+    """
+    reader = open_reader(config)
+    train, test = open_split(config.data, reader.loaded.encoder.in_chans, config.test_fraction)
+    require_classes(train, task)
+    check_channels(train, reader.loaded.encoder.in_chans)
+    say(
+        "Data",
+        f"train {len(train):,}, test {len(test):,}, {len(train.classes)} classes ({config.data})",
+    )
+    say(
+        "Score",
+        f"{saying}; features: {_pooling(config.pool)}, {reader.loaded.encoder.vit.embed_dim}"
+        " numbers",
+    )
+    own = reader.features(train), reader.features(test)
+    results: dict[str, Any] = {
+        f"{task}_accuracy": evaluate(*own),
+        "majority_accuracy": majority(*own),
+    }
+    if save is not None:
+        save(reader)
+    if config.baselines:
+        encoder = reader.loaded.encoder
+        random = random_encoder(encoder.create, config.seed, encoder)
+        parts = reader.features(train, random), reader.features(test, random)
+        results[f"random_weights_{task}_accuracy"] = evaluate(*parts)
+        results[f"raw_pixels_{task}_accuracy"] = evaluate(
+            reader.raw_pixels(train), reader.raw_pixels(test)
+        )
+    n = len(own[1].labels)
+    low, high = interval(results[f"{task}_accuracy"], n)
+    results |= {
+        "n": n,
+        "n_train": len(own[0].labels),
+        "seed": config.seed,
+        "low_95": low,
+        "high_95": high,
+    }
+    _tell(task, results, n)
+    folder = result_folder(config.out, reader.loaded, task, config.data)
+    if folder is not None:
+        folder.write_json(
+            "results.json",
+            {**results, "model": reader.loaded.what, "data": config.data, "how": saying},
+        )
+        say("Out", f"{folder.path / 'results.json'}")
+    return Results(results, folder.path if folder else None)
+
+
+def _tell(task: str, results: dict[str, Any], n: int) -> None:
+    low, high = results["low_95"], results["high_95"]
+    words = [
+        f"{results[f'{task}_accuracy']:.1%} [{low:.1%}, {high:.1%}] (95 %, n={n:,}, seed"
+        f" {results['seed']})"
+    ]
+    for name, label in (
+        (f"random_weights_{task}_accuracy", "random weights"),
+        (f"raw_pixels_{task}_accuracy", "raw pixels"),
+        ("majority_accuracy", "majority class"),
+    ):
+        if name in results:
+            words.append(f"{label} {results[name]:.1%}")
+    say("Result", "   ".join(words))
+
+
+def _pooling(pool: str) -> str:
+    return (
+        "mean of patch tokens after the final norm"
+        if pool == "mean"
+        else "class token after the final norm"
+    )
+
+
+def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:
+    """Where a task writes: --out, or inside the run; nowhere for an encoder without a run."""
+    name = f"{task}-{Path(data).name or 'data'}"
+    path = Path(out).expanduser() if out else loaded.run / name if loaded.run else None
+    if path is None:
+        return None
+    path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(path)

@@ -1,0 +1,95 @@
+"""`openmae reconstruct`: what the model fills in, as a picture with numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmae.config.base import Options
+from openmae.config.evaluate import ReconstructConfig
+from openmae.data.decode import Image8, decode
+from openmae.data.sources import open_source
+from openmae.data.transforms import EvalTransform
+from openmae.engine.device import resolve_device
+from openmae.engine.log import say, warn
+from openmae.engine.runfolder import Results
+from openmae.errors import DataError, StorageError
+from openmae.methods.mae import MAE
+from openmae.randomness import Rand
+from openmae.report.pictures import reconstruct, sheet
+from openmae.weights import load_any
+
+
+def run(config: ReconstructConfig, options: Options) -> Results:
+    """Write the picture; returns the mean errors on hidden patches."""
+    device = resolve_device(config.device)
+    loaded = load_any(config.model)
+    for notice in loaded.notices:
+        warn(notice)
+    method = loaded.model
+    if not isinstance(method, MAE):
+        raise StorageError(
+            f"{loaded.what} has no decoder. reconstruct needs the run folder that it came from"
+        )
+    path = Path(config.out).expanduser()
+    if not path.parent.is_dir():
+        raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")
+    images, names = _images(config, method)
+    rand = Rand(config.seed, 0, 0.0, 0, len(images))
+    rows = reconstruct(
+        method.to(device), images.to(device), rand, names, config.mask_ratio, config.cheat_scale
+    )
+    ratio = method.mask_ratio if config.mask_ratio is None else config.mask_ratio
+    _save(sheet(rows, f"{loaded.what}, mask {ratio:.0%}, seed {config.seed}"), path)
+    for row in rows:
+        say("", f"{Path(row.path).name}: {row.sentence()}")
+    mse, fill = (float(np.mean([getattr(r, n) for r in rows])) for n in ("mse", "mean_fill_mse"))
+    say("Out", f"{path}   original | masked | output | pasted")
+    results = {
+        "reconstruction_mse": mse,
+        "mean_fill_mse": fill,
+        "n": len(rows),
+        "seed": config.seed,
+    }
+    results |= {"model_loss": float(np.mean([r.model_loss for r in rows]))}
+    return Results(results, path.parent)
+
+
+def _save(picture: object, path: Path) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        picture.save(temporary)  # type: ignore[attr-defined]
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
+    """The images that the words name, at the model's size; folders are thinned evenly."""
+    channels = method.encoder.in_chans
+    transform = EvalTransform(method.encoder.image_size)
+    found: list[tuple[str, Image8]] = []
+    for word in config.images:
+        path = Path(word).expanduser()
+        if path.is_file():
+            found.append((word, _decode(path, channels)))
+            continue
+        source = open_source(word, channels, split="test")
+        rows = np.linspace(0, len(source) - 1, min(config.max_images, len(source))).astype(int)
+        found += [(s["path"], s["image"]) for s in (source[i] for i in sorted(set(rows.tolist())))]
+    if len(found) > config.max_images:
+        warn(f"{len(found)} images given, the first {config.max_images} are shown (--max-images)")
+    found = found[: config.max_images]
+    return torch.stack([transform(image) for _, image in found]), [name for name, _ in found]
+
+
+def _decode(path: Path, channels: int) -> Image8:
+    try:
+        return decode(path, channels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -1,0 +1,75 @@
+"""encoder.safetensors: timm's own keys, and metadata that hold the exact timm call.
+
+>>> meta = safe_open("encoder.safetensors", "pt").metadata()                         # doctest:
++SKIP
+>>> vit = timm.create_model(**json.loads(meta["timm"]))                              # doctest:
++SKIP
+>>> vit.load_state_dict(load_file("encoder.safetensors"), strict=True)               # doctest:
++SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from openmae.engine.tensorfile import sync_folder, write_tensors
+from openmae.errors import StorageError
+from openmae.models.encoder import Encoder, build_vit
+
+KIND = "openmae-encoder"
+
+
+def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None:
+    """Write an encoder; an earlier file of that name is replaced at once or not at all.
+
+    `about` joins the metadata (such as weights: raw or ema, target, mask_ratio, step).
+    """
+    numbers = {"mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}
+    metadata = {
+        "kind": KIND,
+        "timm": json.dumps(encoder.create),
+        "heads": str(encoder.vit.blocks[0].attn.num_heads),
+        **{name: json.dumps(values) for name, values in numbers.items()},
+        **about,
+    }
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)
+    write_tensors(temporary, encoder.vit.state_dict().items(), metadata)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def load_encoder(path: Path, heads: int | None = None) -> Encoder:
+    """Read an encoder file.
+
+    Raises:
+        StorageError: it is damaged, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != KIND:
+                raise StorageError(
+                    f"{path} is a safetensors file, but not an encoder written by openmae"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        create = json.loads(metadata["timm"])
+        if heads is not None:
+            create["num_heads"] = heads
+        encoder = Encoder(
+            build_vit(create), json.loads(metadata["mean"]), json.loads(metadata["std"]), create
+        )
+        with torch.no_grad():
+            encoder.vit.load_state_dict(tensors, strict=True)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise StorageError(
+            f"{path} cannot be loaded: {' '.join(str(error).split())[:160]}"
+        ) from None
+    encoder.vit.pos_embed.requires_grad_(False)
+    return encoder

@@ -1,0 +1,162 @@
+"""`openmae.load`: one door for a run folder, an encoder file or a timm name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from openmae.engine import checkpoint
+from openmae.errors import OpenMAEError, StorageError, UsageError
+from openmae.methods import METHODS
+from openmae.models.encoder import Encoder, build_vit, create_arguments, known_model
+from openmae.weights.encoderfile import load_encoder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded: a method or an encoder alone, where from, and notices for the user."""
+
+    model: nn.Module
+    what: str
+    run: Path | None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, with or without a method around it."""
+        found = self.model if isinstance(self.model, Encoder) else self.model.encoder
+        assert isinstance(found, Encoder)
+        return found
+
+
+def load(
+    source: str | Path, heads: int | None = None, decoder_heads: int | None = None
+) -> nn.Module:
+    """The Method of a run folder, or the Encoder of an encoder file or timm name, in evaluation
+    mode.
+
+    A run that kept averaged weights gives those. A timm name with a tag, such as
+    "vit_base_patch16_224.mae", loads weights over the network; without a tag the weights are
+    random, and a notice says so. `heads` and `decoder_heads` replace the numbers that the file
+    records.
+
+    Raises:
+        StorageError: no usable weights there.
+        UsageError: no such file or model.
+    """
+    loaded = load_any(str(source), heads, decoder_heads)
+    for notice in loaded.notices:
+        print(f"openmae: {notice}")
+    return loaded.model
+
+
+def load_any(source: str, heads: int | None = None, decoder_heads: int | None = None) -> Loaded:
+    """As `load`, with where it came from; prints nothing."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_run(path, heads, decoder_heads)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise StorageError(
+                f"{source} is not a run folder, an encoder.safetensors or a timm name"
+            )
+        return Loaded(load_encoder(path, heads).eval(), f"encoder {path}", None)
+    if "/" in source or path.suffix == ".safetensors":
+        raise StorageError(
+            f"{source} does not exist. Give a run folder, an encoder file or a timm name"
+        )
+    return _load_timm(source, heads)
+
+
+def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loaded:
+    found, notices = checkpoint.latest(path / "checkpoints")
+    if found is None:
+        encoder = path / "encoder.safetensors"
+        if encoder.is_file():
+            return Loaded(load_encoder(encoder, heads).eval(), f"encoder {encoder}", path)
+        raise StorageError(
+            f"{path} has no checkpoint. Is it a run folder? A run saves its first one after some"
+            " steps"
+        )
+    record = found.state["method"]
+    arguments: dict[str, Any] = dict(record["arguments"])
+    if heads is not None:
+        arguments["encoder_args"] = {**(arguments.get("encoder_args") or {}), "num_heads": heads}
+    if decoder_heads is not None:
+        arguments["decoder_heads"] = decoder_heads
+    with torch.random.fork_rng(devices=[]):
+        method = METHODS[record["name"]](**arguments)
+    averaged = checkpoint.load_weights(found, method)
+    what = f"{path} at step {found.step:,}" + (" (averaged weights)" if averaged else "")
+    return Loaded(method.eval(), what, path, tuple(notices))
+
+
+def _load_timm(name: str, heads: int | None) -> Loaded:
+    if "." not in name:
+        notice = (
+            f"{name} without a tag has random weights; a trained one is for example"
+            " vit_base_patch16_224.mae"
+        )
+        return Loaded(
+            random_encoder(create_arguments(name), seed=0).eval(),
+            f"{name}, random weights",
+            None,
+            (notice,),
+        )
+    known_model(name)
+    create = create_arguments(name, encoder_args={"num_heads": heads} if heads else None)
+    try:
+        vit = build_vit(create, pretrained=True)
+    except OpenMAEError:
+        raise
+    except Exception as error:  # hub, network and file errors come in many classes
+        tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:4])
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"{name} could not be fetched: {reason}\nKnown tags: {tags}") from None
+    settings = vit.pretrained_cfg
+    return Loaded(Encoder(vit, settings["mean"], settings["std"], create).eval(), name, None)
+
+
+def random_encoder(create: dict[str, Any], seed: int, like: Encoder | None = None) -> Encoder:
+    """The same network with the paper's random initialisation: the honest baseline of frozen
+    features.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vit = build_vit(create)
+        chans = vit.patch_embed.proj.weight.shape[1]
+        mean = like.mean.flatten().tolist() if like else [0.5] * chans
+        std = like.std.flatten().tolist() if like else [0.5] * chans
+        encoder = Encoder(vit, mean, std, create)
+        encoder.initialise()
+    return encoder
+
+
+def start_from(encoder: Encoder, source: str) -> str:
+    """Copy the encoder weights of `source` into `encoder`, positions aside; returns what was
+    loaded.
+
+    Raises:
+        UsageError: another architecture.
+    """
+    loaded = load_any(source)
+    theirs, own = loaded.encoder.vit.state_dict(), encoder.vit.state_dict()
+    theirs.pop("pos_embed")  # frozen sin-cos of this run's own grid
+    odd = [
+        n
+        for n, t in own.items()
+        if n != "pos_embed" and (n not in theirs or theirs[n].shape != t.shape)
+    ]
+    if odd or len(theirs) != len(own) - 1:
+        raise UsageError(
+            f"--init {source} is {loaded.encoder.create['model_name']} and does not fit"
+            f" {encoder.create['model_name']} (first difference:"
+            f" {odd[0] if odd else 'more tensors'})"
+        )
+    encoder.vit.load_state_dict({**theirs, "pos_embed": own["pos_embed"]})
+    return loaded.what
