@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from openmae import __version__
 from openmae.config import TASKS, Options, resolve, settings
-from openmae.config.base import Settings, shown
+from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
 from openmae.errors import INTERRUPTED, OpenMAEError, UsageError, did_you_mean
 
@@ -127,10 +127,8 @@ def _named(line: str) -> Callable[[], None]:
 
 def spell(name: str, model: type[Settings] | None = None) -> str:
     """A setting as it is typed: mask_ratio -> --mask-ratio, the positional data -> DATA."""
-    if model is not None and name in model.model_fields:
-        extra = model.model_fields[name].json_schema_extra
-        if isinstance(extra, dict) and extra["positional"]:
-            return name.upper()
+    if model is not None and name in model.model_fields and extra_of(model, name)["positional"]:
+        return name.upper()
     return "--" + name.replace("_", "-")
 
 
@@ -167,9 +165,7 @@ def python_call(task: str) -> Callable[..., Any]:
     model = settings(task)
 
     def call(*positional: Any, **given: Any) -> Any:
-        places = [
-            n for n, f in model.model_fields.items() if (f.json_schema_extra or {})["positional"]
-        ]  # type: ignore[index]
+        places = [n for n in model.model_fields if extra_of(model, n)["positional"]]
         if len(positional) > len(places):
             raise UsageError(
                 f"{task} takes {len(places)} positional arguments ({', '.join(places)})"
@@ -234,4 +230,7 @@ def _message(error: Exception, words: list[str]) -> str:
 
 def entry() -> None:
     """The console script."""
+    # Threads that wait without spinning: as fast on an idle machine, and many times faster where
+    # another process wants a core. It counts only before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main())

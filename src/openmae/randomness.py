@@ -43,7 +43,8 @@ def uniforms(
     seed: int, purpose: str, position: int, width: int, rows: int = 1
 ) -> NDArray[np.float64]:
     """Numbers in [0, 1) with 53 random bits, (rows, width); row r belongs to `position + r`."""
-    return (words(seed, purpose, position, rows, width) >> np.uint64(11)) * 2.0**-53
+    raw = words(seed, purpose, position, rows, width) >> np.uint64(11)
+    return raw.astype(np.float64) * 2.0**-53
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
@@ -80,7 +81,8 @@ class Rand:
             )
         width = int(np.prod(shape[1:], dtype=np.int64))
         noise = uniforms(self.seed, purpose, self.first, width, self.rows)
-        return torch.from_numpy(noise.astype(np.float32)).reshape(shape)
+        below_one = np.float32(1 - 2**-24)  # rounding to float32 must not reach 1
+        return torch.from_numpy(np.minimum(noise.astype(np.float32), below_one)).reshape(shape)
 
     def slice(self, start: int, stop: int) -> Rand:
         """The randomness of rows start .. stop of this batch (a micro-batch)."""

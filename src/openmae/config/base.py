@@ -43,7 +43,7 @@ def setting(
     """A field of a settings model: its default, one line of help, its panel there, and its class on
     resume.
     """
-    extra = {"panel": panel, "change": change, "positional": positional, "short": short}
+    extra: Any = {"panel": panel, "change": change, "positional": positional, "short": short}
     return Field(default, description=help, json_schema_extra=extra, **more)
 
 
@@ -161,8 +161,8 @@ def task_name(model: type[Settings]) -> str:
     return model.__name__.removesuffix("Config").lower()
 
 
-def change_class(model: type[Settings], name: str) -> Change:
-    """What a continued run may do with the setting."""
+def extra_of(model: type[Settings], name: str) -> dict[str, Any]:
+    """What `setting` was told of a field: panel, change, positional, short."""
     extra = model.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
-    return extra["change"]  # type: ignore[return-value]
+    return extra

@@ -177,7 +177,7 @@ def _tiff(data: bytes) -> Image8:
         series = tiff.series[0]
         axes, shape = series.axes, series.shape
         page = tiff.pages[0]
-        _limit(page.imagelength, page.imagewidth)  # type: ignore[union-attr]
+        _limit(page.imagelength, page.imagewidth)
         if series.dtype != np.uint8:
             raise DataError(f"{series.dtype} values; only 8-bit images are read")
         array = series.asarray()

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,14 @@ from openmae.data.sources import Sample, Source
 from openmae.errors import DataError, MemoryLimitError
 from openmae.randomness import permutation, words
 
-Transform = Callable[[Image8, int], Tensor]
 Batch = dict[str, Any]
+
+
+class Transform(Protocol):
+    """`draws` makes the randomness of consecutive positions; a call uses one row of it."""
+
+    def draws(self, position: int, rows: int) -> NDArray[np.float64]: ...
+    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor: ...
 
 
 class TrainBatches(Dataset[Batch]):
@@ -58,7 +64,8 @@ class TrainBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         first = step * self.global_batch + self.first
         bad: list[tuple[str, str]] = []
-        rows = [self._row(first + slot, bad) for slot in range(self.rows)]
+        draws = self.transform.draws(first, self.rows)
+        rows = [self._row(first + slot, draws[slot], bad) for slot in range(self.rows)]
         images = torch.stack([image for image, _ in rows])
         paths = [sample["path"] for _, sample in rows]
         return {
@@ -68,19 +75,21 @@ class TrainBatches(Dataset[Batch]):
             "bad": bad,
         }
 
-    def _row(self, position: int, bad: list[tuple[str, str]]) -> tuple[Tensor, Sample]:
+    def _row(
+        self, position: int, draws: NDArray[np.float64], bad: list[tuple[str, str]]
+    ) -> tuple[Tensor, Sample]:
         index = self.index(position)
         for attempt in range(20):
             try:
                 sample = self.source[index]
-                return self.transform(sample["image"], position), sample
+                return self.transform(sample["image"], draws), sample
             except DataError as error:
                 path = self.source.path(index)
                 if self.bad_images == "error":
                     raise DataError(f"{path}: {error}. Remove it, or --bad-images skip") from None
                 bad.append((path, str(error)))
                 if self.bad_images == "zero":
-                    return self._zero(index, position)
+                    return self._zero(index, draws)
             index = int(
                 words(self.seed, f"replace-{attempt}", position, 1, 1)[0, 0]
                 % np.uint64(len(self.source))
@@ -89,11 +98,11 @@ class TrainBatches(Dataset[Batch]):
             f"{len(bad)} images in a row cannot be read, the last one {bad[-1][0]}: {bad[-1][1]}"
         )
 
-    def _zero(self, index: int, position: int) -> tuple[Tensor, Sample]:
+    def _zero(self, index: int, draws: NDArray[np.float64]) -> tuple[Tensor, Sample]:
         channels = getattr(self.source, "channels", None) or 3
         image = np.zeros((32, 32, channels), dtype=np.uint8)
         sample = Sample(image=image, path=self.source.path(index), id=index, label=-1)
-        return self.transform(image, position), sample
+        return self.transform(image, draws), sample
 
 
 class EvalBatches(Dataset[Batch]):
@@ -101,7 +110,7 @@ class EvalBatches(Dataset[Batch]):
     is left out.
     """
 
-    def __init__(self, source: Source, transform: Transform, size: int) -> None:
+    def __init__(self, source: Source, transform: Callable[[Image8], Tensor], size: int) -> None:
         self.source, self.transform, self.size = source, transform, size
 
     def __len__(self) -> int:
@@ -118,8 +127,8 @@ class EvalBatches(Dataset[Batch]):
                 bad.append((self.source.path(index), str(error)))
                 continue
             samples.append(sample)
-            images.append(self.transform(sample["image"], index))
-        batch: Batch = {name: [s[name] for s in samples] for name in ("path", "id", "label")}  # type: ignore[literal-required]
+            images.append(self.transform(sample["image"]))
+        batch: Batch = {name: [s[name] for s in samples] for name in ("path", "id", "label")}
         return batch | {"image": torch.stack(images) if images else None, "bad": bad}
 
 
@@ -140,7 +149,7 @@ def loader(
     made: DataLoader[Batch] = DataLoader(
         batches,
         batch_size=None,
-        sampler=numbers,  # type: ignore[arg-type]
+        sampler=numbers,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_quiet_worker if workers else None,
@@ -167,10 +176,3 @@ def _quiet_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans
-
-
-def auto_workers(device_type: str, cpus: int) -> int:
-    """Loader processes: most cores beside a GPU; none on CPU, where the step itself uses every
-    core.
-    """
-    return min(16, max(1, cpus - 1)) if device_type == "cuda" else 0

@@ -6,91 +6,35 @@ To add a source, write a class with this contract and its line in `open_source`.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 
-from openmae.data.decode import SUFFIXES, Header, Image8, decode, header
-from openmae.errors import DataError, did_you_mean
+from openmae.data.decode import Header, Image8
+from openmae.data.folder import FolderSource, Sample, empty, missing, walk
+from openmae.errors import DataError
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
-
-
-class Sample(TypedDict):
-    """One image, (H, W, C) uint8, with its path below the source, its index, and its class (-1:
-    none).
-    """
-
-    image: Image8
-    path: str
-    id: int
-    label: int
 
 
 class Source(Protocol):
     """Random access to samples; `channels` is what images are decoded to."""
 
     name: str
-    classes: list[str]
-    labels: np.ndarray[Any, np.dtype[np.int64]]
 
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
     def path(self, index: int) -> str: ...
     def header(self, index: int) -> Header: ...
     def listing(self) -> Iterator[str]: ...
     def subset(self, indices: Sequence[int]) -> Source: ...
-
-
-class FolderSource:
-    """Images of a folder: flat, nested, or one folder a class (the first folder below the root is
-    the class).
-    """
-
-    def __init__(self, root: Path, files: list[str], channels: int | None = None) -> None:
-        self.root, self.files, self.channels = root, files, channels
-        self.name = str(root)
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """Class folders in order; empty when an image lies outside any."""
-        if any("/" not in f for f in self.files):
-            return []
-        return sorted({f.split("/", 1)[0] for f in self.files})
-
-    @cached_property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        number = {c: i for i, c in enumerate(self.classes)}
-        return np.array([number.get(f.split("/", 1)[0], -1) for f in self.files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:
-        image = decode(self.root / self.files[index], self.channels)
-        return Sample(image=image, path=self.files[index], id=index, label=int(self.labels[index]))
-
-    def path(self, index: int) -> str:
-        return self.files[index]
-
-    def header(self, index: int) -> Header:
-        return header(self.root / self.files[index])
-
-    def listing(self) -> Iterator[str]:
-        """One line a file: path and size. A run's data are these lines."""
-        for file in self.files:
-            yield f"{file}\t{(self.root / file).stat().st_size}"
-
-    def subset(self, indices: Sequence[int]) -> FolderSource:
-        part = FolderSource(self.root, [self.files[i] for i in indices], self.channels)
-        part.__dict__["classes"] = self.classes  # a class missing from one part keeps its number
-        return part
 
 
 class ArraySource:
@@ -169,16 +113,16 @@ def open_source(data: str, channels: int | None = None, split: str = "train") ->
         return open_split(data)[0 if split == "train" else 1]
     root = Path(data).expanduser()
     if not root.exists():
-        raise DataError(_missing(root))
+        raise DataError(missing(root))
     if not root.is_dir():
         if root.suffix.lower() in ARCHIVES:
             raise DataError(
                 f"{data} is an archive. Unpack it, then give the folder: {root.with_suffix('')}/"
             )
         raise DataError(f"{data} is a file. Give the folder that holds the images: {root.parent}/")
-    files, others, folders = _walk(root)
+    files, others, folders = walk(root)
     if not files:
-        raise DataError(_empty(data, others, folders))
+        raise DataError(empty(data, others, folders))
     return FolderSource(root, files, channels)
 
 
@@ -245,55 +189,4 @@ def _share(path: str) -> float:
             hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
         )
         / 2**64
-    )
-
-
-def _walk(root: Path) -> tuple[list[str], Counter[str], int]:
-    """Image files below the root in sorted order, a count of other suffixes, and of folders.
-    Follows links once.
-    """
-    files: list[str] = []
-    others: Counter[str] = Counter()
-    seen: set[tuple[int, int]] = set()
-    stack = [""]
-    while stack:
-        relative = stack.pop()
-        folder = root / relative
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.is_dir():
-                    stack.append(path)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                    if entry.is_file():
-                        files.append(path)
-                else:
-                    others[os.path.splitext(entry.name)[1].lower() or "(no suffix)"] += 1
-    return sorted(files), others, len(seen) - 1
-
-
-def _missing(root: Path) -> str:
-    parent = root.parent
-    if not parent.is_dir():
-        return f"{root} does not exist, nor does {parent}"
-    names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
-    near = did_you_mean(root.name, names) or ([names[0]] if len(names) == 1 else [])
-    folders = [f"{n}/" for n in names if (parent / n).is_dir()][:6]
-    hint = f" Did you mean {parent / near[0]}?" if near else ""
-    return f"{root} does not exist. {parent} has: {' '.join(folders) or 'no folders'}.{hint}"
-
-
-def _empty(data: str, others: Counter[str], folders: int) -> str:
-    found = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3))
-    text = f"{data} has 0 images ({folders} folders; found {found or 'no files'})."
-    return (
-        f"{text} Convert them to JPEG or PNG"
-        if others
-        else f"{text} Give the folder that holds the images"
     )

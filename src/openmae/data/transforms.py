@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -36,14 +37,16 @@ class TrainTransform:
     flip: bool = True
     seed: int = 0
 
-    def __call__(self, image: Image8, position: int) -> Tensor:
+    def draws(self, position: int, rows: int) -> NDArray[np.float64]:
+        """The randomness of `rows` images from a position on: (rows, numbers), made at once."""
+        return uniforms(self.seed, "crop-flip", position, 4 * _TRIES + 1, rows)
+
+    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor:
+        """Crop and flip an image by its row of `draws`."""
         height, width = image.shape[:2]
-        draws = uniforms(self.seed, "crop", position, 4 * _TRIES)[0].reshape(_TRIES, 4)
-        box = crop_box(height, width, self.crop, draws)
+        box = crop_box(height, width, self.crop, draws[:-1].reshape(_TRIES, 4))
         out = tv.resized_crop(to_tensor(image), *box, list(self.size), _BICUBIC, antialias=True)
-        if self.flip and uniforms(self.seed, "flip", position, 1)[0, 0] < 0.5:
-            out = tv.horizontal_flip(out)
-        return out
+        return tv.horizontal_flip(out) if self.flip and draws[-1] < 0.5 else out
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class EvalTransform:
 
     size: tuple[int, int]
 
-    def __call__(self, image: Image8, position: int = 0) -> Tensor:
+    def __call__(self, image: Image8) -> Tensor:
         height, width = image.shape[:2]
         scale = min(height / self.size[0], width / self.size[1])
         h, w = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))

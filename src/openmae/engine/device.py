@@ -124,3 +124,8 @@ def cpu_name() -> str:
             )
     except OSError:
         return platform.processor()
+
+
+def auto_workers(device_type: str) -> int:
+    """Loader processes: most cores beside a GPU; none on CPU, where the step uses every core."""
+    return min(16, max(1, cpu_count() - 1)) if device_type == "cuda" else 0

@@ -53,7 +53,7 @@ def extract(
     """
     training = encoder.training
     encoder.eval()
-    vectors, labels, paths, bad = [], [], [], []  # type: ignore[var-annotated]
+    vectors, labels, paths, bad = [], [], [], []
     for batch in batches:
         bad += batch["bad"]
         if batch["image"] is None:

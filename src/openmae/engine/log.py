@@ -93,13 +93,13 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Every number of a row, at its step."""
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

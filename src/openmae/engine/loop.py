@@ -94,8 +94,9 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
         state.ema.update(skipped)
-    if hasattr(method, "after_step"):
-        method.after_step(rand)
+    after_step = getattr(method, "after_step", None)
+    if after_step is not None:
+        after_step(rand)
     state.step = step + 1
     return {"loss": loss, "grad_norm": norm, "skipped": skipped, "sample_loss": torch.cat(samples)}
 

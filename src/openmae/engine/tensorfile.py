@@ -66,7 +66,7 @@ def _chunks(head: bytes, named: list[tuple[str, Tensor]]) -> Iterable[bytes | me
     yield head
     for _, tensor in named:
         plain = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        yield memoryview(plain.numpy()).cast("B")
+        yield memoryview(plain.numpy().data)
 
 
 def file_sha256(path: Path) -> str:

@@ -72,19 +72,24 @@ class MAE(nn.Module):
         self.mask = mask
         self.mask_ratio = mask_ratio
         try:
+            if in_chans < 1:
+                raise ValueError(f"in_chans={in_chans}: at least one channel is needed")
             create = create_arguments(
                 encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
             )
             self.encoder = Encoder(build_vit(create), mean, std, create)
+            (height, wide), (p, q) = self.encoder.image_size, self.encoder.patch
+            if height % p or wide % q:
+                raise ValueError(f"images of {height}x{wide} do not divide into patches of {p}x{q}")
             width = TARGETS[self.target].width(TARGETS[self.target](), self.encoder.patch, in_chans)
             prefix, grid = self.encoder.num_prefix_tokens, self.encoder.grid
             sizes = (decoder_dim, decoder_depth, decoder_heads)
             self.decoder = Decoder(self.encoder.vit.embed_dim, grid, prefix, width, *sizes)
             self.ids(1, lambda _, shape: torch.zeros(shape))  # does the mask fit the grid?
+            self.encoder.initialise()
+            self.decoder.initialise()
         except (ValueError, AssertionError) as error:
             raise UsageError(f"this model cannot be built: {error}") from None
-        self.encoder.initialise()
-        self.decoder.initialise()
 
     @property
     def target(self) -> str:
@@ -126,8 +131,12 @@ class MAE(nn.Module):
         length = grid[0] * grid[1]
         if noise is None:
             mask = MASKS[self.mask] if isinstance(self.mask, str) else self.mask
-            if keep is not None and name != "grid":
-                ratio = 1 - keep / length
+            if keep is not None and name == "grid":
+                raise ValueError(
+                    "a grid mask keeps one patch of each cell: give mask_ratio, not keep"
+                )
+            if keep is not None:
+                ratio = 1 - (keep + 0.5) / length  # its floor is keep, whatever the rounding
             noise = mask(grid, uniform, batch, ratio)
         elif noise.shape != (batch, length):
             raise ValueError(f"noise must be ({batch}, {length}), not {tuple(noise.shape)}")

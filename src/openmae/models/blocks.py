@@ -46,6 +46,7 @@ class Attention(nn.Module):
                 query, keyvalue = torch.cat([self.qkv(x), rows], dim=1).split(
                     [dim, 2 * dim], dim=-1
                 )
+                query = query[:, query.shape[1] - num_queries :]
         elif num_queries < x.shape[1]:
             query = F.linear(x[:, -num_queries:], self.qkv.weight[:dim], self.qkv.bias[:dim])
             keyvalue = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])

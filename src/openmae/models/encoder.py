@@ -150,9 +150,10 @@ def create_arguments(
     """The keyword arguments of the `timm.create_model` call for an encoder without a head."""
     known_model(name)
     given = dict(encoder_args or {})
+    without = "_gap_" in name or "_map_" in name  # timm's names of models without a class token
     pool = (
         {"global_pool": "token"}
-        if given.get("class_token", True)
+        if given.get("class_token", not without)
         else {"global_pool": "avg", "fc_norm": False}
     )
     create = {"model_name": name, "num_classes": 0, "in_chans": in_chans, **pool, **given}
@@ -172,8 +173,11 @@ def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransfo
         warnings.simplefilter(
             "ignore"
         )  # timm warns of its own deprecations, which no user can act on
-        vit = timm.create_model(**arguments, pretrained=pretrained)
-    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        try:
+            vit = timm.create_model(**arguments, pretrained=pretrained)
+        except TypeError as error:  # an argument that this architecture does not take
+            raise UsageError(f"timm cannot build {create['model_name']}: {error}") from None
+    if type(vit) is not VisionTransformer or vit.pos_embed is None:
         raise UsageError(
             f"{create['model_name']} is not a plain vision transformer with absolute positions,"
             " which MAE needs.\n`openmae models` lists those that work."

@@ -19,7 +19,7 @@ Mask = Callable[[tuple[int, int], Uniform, int, float], Tensor]
 
 def cell(ratio: float) -> int:
     """The side n of a grid mask's cells, from its ratio 1 - 1/n^2."""
-    n = round((1 / (1 - ratio)) ** 0.5)
+    n = round((1 / (1 - ratio)) ** 0.5) if 0 < ratio < 1 else 0
     if n < 2 or abs(1 - 1 / n**2 - ratio) > 1e-3:
         raise ValueError(
             f"a grid mask hides 1 - 1/n^2 of the patches (0.75, 0.8889, 0.9375), not {ratio}"

@@ -73,11 +73,11 @@ class Evaluator:
         if self.held_out is not None:
             values["val_loss"] = self._loss(method, self.held_out)
         if self.config.knn:
-            parts = [
+            train, test = (
                 extract(method.encoder, self._batches(s), "mean", self.device) for s in self.knn
-            ]
-            values["knn_accuracy"] = knn_accuracy(*parts)
-            values["knn_majority"] = majority(*parts)
+            )
+            values["knn_accuracy"] = knn_accuracy(train, test)
+            values["knn_majority"] = majority(train, test)
         self._picture(method, state.step)
         method.train()
         if state.ema is not None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from openmae.config.base import Options, change_class, shown
+from openmae.config.base import Options, extra_of, shown
 from openmae.config.pretrain import PretrainConfig, pair
 from openmae.config.recipe import read_recipe
 from openmae.data.check import Scan, check_size, scan
@@ -28,12 +29,19 @@ from openmae.methods.mae import MAE
 _CACHE = 256_000_000  # bytes of decoded images that may stay in memory
 
 
-def prepare_new(
-    config: PretrainConfig, options: Options, folder: RunFolder
-) -> tuple[PretrainConfig, dict[str, Any], Source, Source | None, Scan]:
-    """Settings with their recipe, what was chosen at run time, data to train on, data held out, and
-    a look at them.
-    """
+@dataclass
+class Job:
+    """A run that is ready to start: settings, what was chosen at run time, data and model."""
+
+    config: PretrainConfig
+    resolved: dict[str, Any]
+    source: Source
+    held_out: Source | None
+    found: Scan | None
+
+
+def prepare_new(config: PretrainConfig, options: Options, folder: RunFolder) -> Job:
+    """Settings with their recipe, what is chosen at run time, the data and a look at them."""
     device = resolve_device(config.device)
     whole = open_source(config.data)
     recipe = options.recipe
@@ -49,7 +57,7 @@ def prepare_new(
     with torch.device("meta"):
         method = build_method(config, resolved)
     require_space(folder.path, checkpoint.bytes_needed(method, config.ema is not None), config.keep)
-    return config, resolved, source, held_out, found
+    return Job(config, resolved, source, held_out, found)
 
 
 def _open(config: PretrainConfig) -> tuple[Source, Source | None]:
@@ -67,18 +75,21 @@ def _open(config: PretrainConfig) -> tuple[Source, Source | None]:
     return hash_split(source, fraction)
 
 
+def lengths(config: PretrainConfig, images: int) -> tuple[int, int]:
+    """Steps of the run and of its warm-up, shortened, with a notice, where it does not fit."""
+    total = total_steps(config, images)
+    warmup = round(config.warmup_epochs * images / config.batch_size)
+    if warmup < total:
+        return total, warmup
+    shortened = max(1, total // 20) if total > 1 else 0
+    warn(f"a warm-up of {config.warmup_epochs:g} epochs does not fit: {shortened} of {total} steps")
+    return total, shortened
+
+
 def _resolve(
     config: PretrainConfig, recipe: str | None, device: torch.device, source: Source, found: Scan
 ) -> dict[str, Any]:
-    total = total_steps(config, len(source))
-    warmup = round(config.warmup_epochs * len(source) / config.batch_size)
-    if warmup >= total:
-        shortened = max(1, total // 20) if total > 1 else 0
-        warn(
-            f"warm-up of {config.warmup_epochs:g} epochs does not fit in {total} steps: shortened"
-            f" to {shortened}"
-        )
-        warmup = shortened
+    total, warmup = lengths(config, len(source))
     return {
         "recipe": recipe,
         "device": str(device),
@@ -144,18 +155,16 @@ def data_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
-def prepare_resume(
-    config: PretrainConfig, options: Options, folder: RunFolder, compare_only: bool = False
-) -> tuple[PretrainConfig, dict[str, Any], Source, Source | None]:
-    """The run's own settings with the changes that are allowed, and its data, checked to be the
-    same.
+def differences(
+    config: PretrainConfig, options: Options, folder: RunFolder
+) -> tuple[PretrainConfig, dict[str, Any], dict[str, Any]]:
+    """The run's own settings with the changes that are allowed, those changes, and `resolved`.
 
     Only what was typed now (or stands in the recipe that was typed) is compared; the rest is the
     run's.
 
     Raises:
         UsageError: a setting differs and was not allowed to.
-        DataError: the images differ.
         StorageError: another architecture.
     """
     saved = folder.read_config()
@@ -166,32 +175,40 @@ def prepare_resume(
     now = before.model_copy(update=changes)
     for name, problem in now.problems():
         raise UsageError(f"{options.spell(name)} {shown(getattr(now, name))}{problem}")
-    if compare_only:
-        return now, resolved, None, None  # type: ignore[return-value]
+    return now, changes, resolved
+
+
+def prepare_resume(config: PretrainConfig, options: Options, folder: RunFolder) -> Job:
+    """A run as it is to go on: its settings, its data checked to be the same.
+
+    Raises:
+        UsageError, StorageError: as `differences`.
+        DataError: the images differ.
+    """
+    now, changes, resolved = differences(config, options, folder)
+    where = config.data if "data" in config.model_fields_set else now.data
+    now = now.model_copy(update={"data": where})
     source, held_out = _open(now)
-    same_data = data_hash(source) == resolved["data_hash"]
+    found_hash = data_hash(source)
+    same_data = found_hash == resolved["data_hash"]
     if not same_data and "data" not in options.allow_change:
         raise DataError(_data_difference(source, folder))
     device = resolve_device(now.device if "device" in changes else resolved["device"])
-    fresh = {"device": str(device)}
+    fresh: dict[str, Any] = {"device": str(device), "data_hash": found_hash, "images": len(source)}
     if set(changes) & {"epochs", "steps", "batch_size", "warmup_epochs"} or not same_data:
-        total = total_steps(now, len(source))
-        warmup = min(round(now.warmup_epochs * len(source) / now.batch_size), max(total - 1, 0))
-        fresh |= {"total_steps": total, "warmup_steps": warmup}  # type: ignore[dict-item]
+        total, warmup = lengths(now, len(source))
+        fresh |= {"total_steps": total, "warmup_steps": warmup}
     if set(changes) & {"micro_batch", "batch_size"}:
-        fresh |= {"micro_batch": now.micro_batch or now.batch_size}  # type: ignore[dict-item]
+        fresh["micro_batch"] = now.micro_batch or now.batch_size
     if set(changes) & {"precision", "device"}:
-        fresh |= {"precision": resolve_precision(now.precision, device)}
-    for name in ("compile", "save_every"):
-        if changes.get(name) is not None:
-            fresh[name] = changes[name]
-    fresh |= {"data_hash": data_hash(source), "images": len(source)}  # type: ignore[dict-item]
+        fresh["precision"] = resolve_precision(now.precision, device)
+    fresh |= {n: changes[n] for n in ("compile", "save_every") if changes.get(n) is not None}
     if changes or not same_data:
         resolved |= fresh
         folder.write_config("pretrain", now.model_dump(mode="json"), resolved)
         write_listing(source, folder)
     _other_machine(folder, device)
-    return now, resolved, source, held_out
+    return Job(now, resolved, source, held_out, None)
 
 
 def write_listing(source: Source, folder: RunFolder) -> None:
@@ -220,7 +237,7 @@ def _changes(
                 f"{folder.path} is {shown(old) or 'another size'} ({name}), asked for {shown(new)}."
                 f" Use {options.spell(name)} {shown(old)}, or another --out"
             )
-        kind = change_class(PretrainConfig, name)
+        kind = extra_of(PretrainConfig, name)["change"]
         if kind == "free" or (kind == "allow" and name in options.allow_change):
             changes[name] = new
             continue

@@ -5,7 +5,6 @@ again continues it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ import torch
 
 from openmae.config.base import Options
 from openmae.config.pretrain import PretrainConfig, pair, seconds
-from openmae.data.check import Scan
-from openmae.data.loader import TrainBatches, auto_workers, loader
-from openmae.data.sources import Cached, Source
+from openmae.data.loader import TrainBatches, loader
+from openmae.data.sources import Cached
 from openmae.data.transforms import TrainTransform
 from openmae.engine import checkpoint
 from openmae.engine.device import (
+    auto_workers,
     autocast,
-    cpu_count,
     environment,
     resolve_device,
     set_deterministic,
@@ -31,28 +29,23 @@ from openmae.engine.log import duration, say, warn
 from openmae.engine.loop import Plan, State, train
 from openmae.engine.optim import Schedule, absolute_lr, adamw
 from openmae.engine.parallel import parallelize
-from openmae.engine.runfolder import Results, RunFolder, gigabytes, read_jsonl
+from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
 from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError
 from openmae.methods.mae import MAE
 from openmae.report.figures import plot_curves
+from openmae.tasks.announce import announce
 from openmae.tasks.evaluator import Evaluator
-from openmae.tasks.prepare import build_method, prepare_new, prepare_resume, write_listing
+from openmae.tasks.prepare import (
+    Job,
+    build_method,
+    differences,
+    prepare_new,
+    prepare_resume,
+    write_listing,
+)
 from openmae.weights import save_encoder
 from openmae.weights.load import start_from
-
-__all__ = ["run"]
-
-
-@dataclass
-class Job:
-    """A run that is ready to start: settings, what was chosen at run time, data and model."""
-
-    config: PretrainConfig
-    resolved: dict[str, Any]
-    source: Source
-    held_out: Source | None
-    found: Scan | None
 
 
 def run(config: PretrainConfig, options: Options) -> Results:
@@ -60,9 +53,9 @@ def run(config: PretrainConfig, options: Options) -> Results:
     with StopRequest(seconds(config.time_limit) if config.time_limit else None) as stop:
         folder = RunFolder(Path(config.out or f"runs/{Path(config.data).name}").expanduser())
         if not folder.exists():
-            job = Job(*prepare_new(config, options, folder))
+            job = prepare_new(config, options, folder)
             method = _new_method(job)
-            _announce(job, method, folder)
+            announce(job, method, folder)
             if options.dry_run:
                 say("Dry run", "everything fits; nothing was written")
                 return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
@@ -73,7 +66,7 @@ def run(config: PretrainConfig, options: Options) -> Results:
         if finished is not None:
             return finished
         with folder.lock():
-            job = Job(*prepare_resume(config, options, folder), found=None)
+            job = prepare_resume(config, options, folder)
             method = build_method(job.config, job.resolved)
             found, notices = checkpoint.latest(folder.checkpoints)
             for notice in notices:
@@ -112,7 +105,7 @@ def _finished(config: PretrainConfig, options: Options, folder: RunFolder) -> Re
     total = saved["resolved"]["total_steps"]
     if found is None or found.step < total or not (folder.path / "results.json").exists():
         return None
-    prepare_resume(config, options, folder, compare_only=True)
+    differences(config, options, folder)
     longer = (
         f"--epochs {2 * saved['epochs']:g} --allow-change epochs"
         if saved["epochs"]
@@ -126,53 +119,6 @@ def _finished(config: PretrainConfig, options: Options, folder: RunFolder) -> Re
     return Results(
         json.loads((folder.path / "results.json").read_text(encoding="utf-8")), folder.path
     )
-
-
-def _announce(job: Job, method: MAE, folder: RunFolder) -> None:
-    """One screen before the first step."""
-    config, resolved, found = job.config, job.resolved, job.found
-    assert found is not None
-    held_out = f", {len(job.held_out):,} held out" if job.held_out is not None else ""
-    say("Data", f"{len(job.source):,} images in {job.source.name}{held_out}; {found.sentence()}")
-    if found.bad:
-        path, reason = found.bad[0]
-        say(
-            "",
-            f"{len(found.bad)} of {found.looked:,} looked at cannot be read (first {path}:"
-            f" {reason})",
-        )
-    mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
-    measured = "given" if config.mean else f"measured on {found.looked:,} images"
-    say("", f"mean ({mean}), std ({std}), {measured}")
-    count = sum(p.numel() for p in method.parameters())
-    height, width = pair(config.image_size)
-    patch = method.encoder.patch
-    decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}"
-    say(
-        "Model",
-        f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, mask"
-        f" {config.mask_ratio:.0%} {config.mask}, {decoder}, {count / 1e6:.1f} M parameters",
-    )
-    accumulate = (
-        ""
-        if resolved["micro_batch"] == config.batch_size
-        else f" ({resolved['micro_batch']} at a time)"
-    )
-    length = resolved["total_steps"] * config.batch_size / len(job.source)
-    say("Recipe", f"{resolved['recipe'] or 'the paper: defaults of Table 8'}")
-    say(
-        "Plan",
-        f"{length:g} epochs = {resolved['total_steps']:,} steps of {config.batch_size}"
-        f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
-        f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
-    )
-    size = checkpoint.bytes_needed(method, config.ema is not None)
-    say(
-        "",
-        f"{gigabytes(size)} a checkpoint, {config.keep} kept, every {resolved['save_every']:,}"
-        " steps",
-    )
-    say("Out", f"{folder.path}   (Ctrl-C saves; the same command again continues)")
 
 
 def _write_start(job: Job, folder: RunFolder) -> None:
@@ -230,7 +176,7 @@ def _train(
     transform = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
     source = Cached(job.source) if resolved["cache"] else job.source
     batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
-    workers = auto_workers(device.type, cpu_count()) if config.workers is None else config.workers
+    workers = auto_workers(device.type) if config.workers is None else config.workers
     stop.watch(folder.path)
     with threads(resolved["threads"]):
         evaluator = Evaluator(

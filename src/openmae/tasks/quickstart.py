@@ -38,16 +38,9 @@ def run(config: QuickstartConfig, options: Options) -> Results:
     results |= probe.run(resolve(ProbeConfig, where), Options())
     picture = str(Path(config.out) / "pictures" / "reconstruction.png")
     say("\nReconstruction of digits that the model never saw")
-    asked = {
-        "model": config.out,
-        "images": ("digits",),
-        "out": picture,
-        "device": config.device,
-        "max_images": 360,
-    }
     shown = {"model": config.out, "images": ("digits",), "out": picture, "device": config.device}
-    results |= reconstruct.run(resolve(ReconstructConfig, shown | asked), Options())
     reconstruct.run(resolve(ReconstructConfig, shown), Options())
+    results |= reconstruct.errors(config.out, "digits", config.device)
     results |= {"n": 360, "seed": config.seed, "loss": trained["loss"]}
     RunFolder(Path(config.out)).write_json("quickstart.json", results)
     _explain(results, config, picture)

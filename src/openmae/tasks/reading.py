@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
 from openmae.config.evaluate import ReaderConfig, ScoreConfig
 from openmae.data.check import check_channels
-from openmae.data.loader import EvalBatches, auto_workers, loader
+from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.transforms import EvalTransform
-from openmae.engine.device import cpu_count, resolve_device, resolve_precision
+from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
-from openmae.models.encoder import Encoder
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
 
@@ -36,41 +35,37 @@ class Reader:
     config: ReaderConfig
     device: torch.device
 
-    def features(self, source: Source, encoder: Encoder | None = None) -> Features:
-        """Vectors of a source by the encoder, or by another one that reads images alike; names what
-        is unreadable.
-        """
-        encoder = encoder or self.loaded.encoder
-        batches = EvalBatches(source, EvalTransform(encoder.image_size), self.config.batch_size)
+    def features(self, source: Source, encoder: nn.Module | None = None) -> Features:
+        """Vectors of a source by the encoder, or by another network; names what is unreadable."""
+        size, pool = self.loaded.encoder.image_size, self.config.pool
+        if isinstance(encoder, RawPixels):
+            size, pool = encoder.size, "mean"
+        batches = EvalBatches(source, EvalTransform(size), self.config.batch_size)
         workers = (
-            auto_workers(self.device.type, cpu_count())
-            if self.config.workers is None
-            else self.config.workers
+            auto_workers(self.device.type) if self.config.workers is None else self.config.workers
         )
         precision = resolve_precision("auto", self.device)
         stream = loader(batches, range(len(batches)), workers, pin=self.device.type == "cuda")
-        found = extract(encoder.to(self.device), stream, self.config.pool, self.device, precision)
-        for path, reason in found.bad[:3]:
-            warn(
-                f"{path}: {reason}. Left out"
-                + (f" ({len(found.bad)} in all)" if len(found.bad) > 3 else "")
-            )
+        network = (encoder or self.loaded.encoder).to(self.device)
+        found = extract(network, stream, pool, self.device, precision)
+        for path, reason in found.bad[:3] if encoder is None else ():
+            more = f" ({len(found.bad)} in all)" if len(found.bad) > 3 else ""
+            warn(f"{path}: {reason}. Left out{more}")
         return found
 
-    def raw_pixels(self, source: Source) -> Features:
-        """The pixels themselves, at the model's size or 32 px, as vectors."""
-        size = self.loaded.encoder.image_size
+
+class RawPixels(nn.Module):
+    """The baseline without a network: pixels, at the model's size but at most 32 px."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
         shrink = min(1.0, RAW_SIDE / max(size))
-        transform = EvalTransform(
-            (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
-        )
-        batches = EvalBatches(source, transform, self.config.batch_size)
-        rows = [b for b in loader(batches, range(len(batches)), 0) if b["image"] is not None]
-        vectors = (
-            np.concatenate([b["image"].flatten(1).numpy() for b in rows]).astype(np.float32) / 255
-        )
-        labels = np.array([y for b in rows for y in b["label"]], dtype=np.int64)
-        return Features(vectors, labels, [p for b in rows for p in b["path"]])
+        self.size = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, None].float() / 255
 
 
 def open_reader(config: ReaderConfig) -> Reader:
@@ -119,9 +114,9 @@ def score(
         random = random_encoder(encoder.create, config.seed, encoder)
         parts = reader.features(train, random), reader.features(test, random)
         results[f"random_weights_{task}_accuracy"] = evaluate(*parts)
-        results[f"raw_pixels_{task}_accuracy"] = evaluate(
-            reader.raw_pixels(train), reader.raw_pixels(test)
-        )
+        pixels = RawPixels(encoder.image_size)
+        parts = reader.features(train, pixels), reader.features(test, pixels)
+        results[f"raw_pixels_{task}_accuracy"] = evaluate(*parts)
     n = len(own[1].labels)
     low, high = interval(results[f"{task}_accuracy"], n)
     results |= {

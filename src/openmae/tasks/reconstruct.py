@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from openmae.config.base import Options
 from openmae.config.evaluate import ReconstructConfig
 from openmae.data.decode import Image8, decode
+from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import EvalTransform
 from openmae.engine.device import resolve_device
@@ -20,7 +22,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import DataError, StorageError
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
-from openmae.report.pictures import reconstruct, sheet
+from openmae.report.pictures import Reconstruction, reconstruct, sheet
 from openmae.weights import load_any
 
 
@@ -47,16 +49,32 @@ def run(config: ReconstructConfig, options: Options) -> Results:
     _save(sheet(rows, f"{loaded.what}, mask {ratio:.0%}, seed {config.seed}"), path)
     for row in rows:
         say("", f"{Path(row.path).name}: {row.sentence()}")
-    mse, fill = (float(np.mean([getattr(r, n) for r in rows])) for n in ("mse", "mean_fill_mse"))
     say("Out", f"{path}   original | masked | output | pasted")
-    results = {
-        "reconstruction_mse": mse,
-        "mean_fill_mse": fill,
-        "n": len(rows),
-        "seed": config.seed,
+    return Results({**_means(rows), "seed": config.seed}, path.parent)
+
+
+def errors(model: str, data: str, device_name: str = "auto", seed: int = 0) -> dict[str, Any]:
+    """The errors over every image of a test set, without a picture."""
+    device = resolve_device(device_name)
+    method = load_any(model).model
+    assert isinstance(method, MAE)
+    source = open_source(data, method.encoder.in_chans, split="test")
+    batches = EvalBatches(source, EvalTransform(method.encoder.image_size), 256)
+    rows: list[Reconstruction] = []
+    for batch in loader(batches, range(len(batches)), 0):
+        rand = Rand(seed, 0, 0.0, len(rows), len(batch["image"]))
+        rows += reconstruct(method.to(device), batch["image"].to(device), rand, batch["path"])
+    return _means(rows)
+
+
+def _means(rows: list[Reconstruction]) -> dict[str, Any]:
+    names = {
+        "reconstruction_mse": "mse",
+        "mean_fill_mse": "mean_fill_mse",
+        "model_loss": "model_loss",
     }
-    results |= {"model_loss": float(np.mean([r.model_loss for r in rows]))}
-    return Results(results, path.parent)
+    means = {key: float(np.mean([getattr(r, name) for r in rows])) for key, name in names.items()}
+    return {**means, "n": len(rows)}
 
 
 def _save(picture: object, path: Path) -> None:
