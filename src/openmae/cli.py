@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 
 from openmae import __version__
 from openmae.config import TASKS, Options, resolve, settings
@@ -220,6 +220,12 @@ def main(argv: list[str] | None = None) -> int:
 def _message(error: Exception, words: list[str]) -> str:
     if isinstance(error, OpenMAEError):
         return str(error)
+    if isinstance(error, UnknownOptionError) and words and words[0] in TASKS:
+        option = error.token.keyword or error.token.value
+        known = [spell(n) for n in settings(words[0]).model_fields]
+        near = did_you_mean(option, known)
+        hint = f" Did you mean {near[0]}?" if near else f" See openmae {words[0]} --help"
+        return f"{option} is not an option of {words[0]}.{hint}"
     text = str(error).strip()
     if words and words[0] not in TASKS and not words[0].startswith("-"):
         near = did_you_mean(words[0], TASKS)

@@ -1,7 +1,7 @@
 """Image files to 8-bit arrays.
 
-JPEG goes to simplejpeg (Pillow when it refuses), TIFF to tifffile, the rest to Pillow with an
-explicit list of formats. EXIF orientation is applied; of an animation the first frame is read;
+JPEG goes to simplejpeg and TIFF to tifffile (Pillow where they do not do), the rest to Pillow with
+an explicit list of formats. EXIF orientation is applied; of an animation the first frame is read;
 alpha is dropped; CMYK and palettes become RGB. 16-bit and float images are refused by name:
 `.convert("RGB")` would turn them white or black without a word.
 """
@@ -43,6 +43,8 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 89_478_485  # Pillow's own limit, which by itself only warns up to twice as much
 _GRAY = ("1", "L", "LA", "La")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_EXIF = (b"Exif\0\0", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP
+_ORIENTATION = 0x0112
 
 Image8 = NDArray[np.uint8]
 
@@ -96,16 +98,14 @@ def header(path: Path) -> Header:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(32)
-        if start[:3] == b"\xff\xd8\xff" or start[:4] in _TIFF:
-            image = decode(path) if start[:4] in _TIFF else None
-            if image is not None:
-                return Header(*image.shape)
-            height, width, colour, _ = simplejpeg.decode_jpeg_header(path.read_bytes())
-            return Header(height, width, 1 if colour == "Gray" else 3)
-        with _open(path.read_bytes()) as picture:
-            return Header(picture.height, picture.width, 1 if picture.mode in _GRAY else 3)
+        data = path.read_bytes()
+        if data[:4] in _TIFF:
+            return Header(*_decode(data, None).shape)
+        with _open(data) as picture:
+            height, width = picture.height, picture.width
+            if any(mark in data for mark in _EXIF) and _orientation(picture) > 4:
+                height, width = width, height
+            return Header(height, width, 1 if picture.mode in _GRAY else 3)
     except DataError:
         raise
     except Exception as error:
@@ -126,14 +126,16 @@ def _decode(data: bytes, channels: int | None) -> Image8:
         if image is not None:
             return image
     if data[:4] in _TIFF:
-        return _fit(_tiff(data), channels)
+        image = _tiff(data)
+        if image is not None:
+            return _fit(image, channels)
     with warnings.catch_warnings(), _open(data) as picture:
         warnings.simplefilter(
             "ignore"
         )  # oddities that do not change the pixels (broken EXIF, palette alpha)
         picture.load()  # decode first: a broken EXIF block must not hide a broken image
         gray = picture.mode in _GRAY if channels is None else channels == 1
-        upright = ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture
         array = np.array(upright.convert("L" if gray else "RGB"))
     return array.reshape(*array.shape[:2], -1)
 
@@ -157,13 +159,28 @@ def _jpeg(data: bytes, channels: int | None) -> Image8 | None:
 def _open(data: bytes) -> Image.Image:
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 24 and data[24] == 16:
         raise DataError("16 bits a channel; only 8-bit images are read")
+    formats = ("TIFF",) if data[:4] in _TIFF else FORMATS
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_limit` is stricter
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        warnings.simplefilter("ignore")  # of large images `_limit` decides, of broken ones the load
+        try:
+            picture = Image.open(io.BytesIO(data), formats=formats)
+        except Image.DecompressionBombError:
+            raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     _limit(picture.height, picture.width)
     if picture.mode.startswith(("I", "F")):
         raise DataError(f"mode {picture.mode} (16-bit or float); only 8-bit images are read")
     return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """1 to 8 as EXIF counts; 1, upright, where the block is missing or broken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = picture.getexif().get(_ORIENTATION, 1)
+        except Exception:  # Pillow raises whatever its TIFF reader meets; the pixels are fine
+            return 1
+    return found if found in range(1, 9) else 1
 
 
 def _limit(height: int, width: int) -> None:
@@ -171,16 +188,30 @@ def _limit(height: int, width: int) -> None:
         raise DataError(f"{width}x{height} is more than {MAX_PIXELS:,} pixels")
 
 
-def _tiff(data: bytes) -> Image8:
-    """The first page or series of a TIFF, planar or interleaved, as (H, W, C)."""
+def _tiff(data: bytes) -> Image8 | None:
+    """The first page or series of a TIFF, planar or interleaved, as (H, W, C); None where Pillow
+    has to try (palette, CMYK, inverted, 1 bit, rotated, compressed in a way tifffile cannot read).
+    """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         series = tiff.series[0]
         axes, shape = series.axes, series.shape
         page = tiff.pages[0]
         _limit(page.imagelength, page.imagewidth)
-        if series.dtype != np.uint8:
+        if series.dtype not in (np.uint8, np.bool_):
             raise DataError(f"{series.dtype} values; only 8-bit images are read")
-        array = series.asarray()
+        turned = getattr(page.tags.get(_ORIENTATION), "value", 1) != 1
+        if page.photometric not in (1, 2) or series.dtype == np.bool_ or turned:
+            return None
+        try:
+            array = series.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            if page.samplesperpixel not in (1, 3, 4) or len(series) > 1:
+                raise DataError(
+                    f"{page.compression.name} in TIFF: pip install imagecodecs"
+                ) from None
+            return None
     while array.ndim > 3 or (
         array.ndim == 3 and axes[0] not in "SCYX" and shape[0] > 1 and axes[-1] == "S"
     ):

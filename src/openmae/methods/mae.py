@@ -72,8 +72,8 @@ class MAE(nn.Module):
         self.mask = mask
         self.mask_ratio = mask_ratio
         try:
-            if in_chans < 1:
-                raise ValueError(f"in_chans={in_chans}: at least one channel is needed")
+            if in_chans < 1 or len(mean) != in_chans or len(std) != in_chans:
+                raise ValueError(f"{in_chans} channels, mean of {len(mean)}, std of {len(std)}")
             create = create_arguments(
                 encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
             )
@@ -99,9 +99,7 @@ class MAE(nn.Module):
     @target.setter
     def target(self, name: str) -> None:
         if name not in TARGETS:
-            near = did_you_mean(name, TARGETS)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UsageError(f"target {name!r}: should be one of {', '.join(TARGETS)}.{hint}")
+            raise UsageError(_unknown("target", name, TARGETS))
         self._target = name
 
     @property
@@ -112,7 +110,7 @@ class MAE(nn.Module):
     @mask.setter
     def mask(self, mask: str | Mask) -> None:
         if isinstance(mask, str) and mask not in MASKS:
-            raise UsageError(f"mask {mask!r}: should be one of {', '.join(MASKS)}")
+            raise UsageError(_unknown("mask", mask, MASKS))
         self._mask = mask
 
     def ids(
@@ -122,9 +120,12 @@ class MAE(nn.Module):
         noise: Tensor | None = None,
         ratio: float | None = None,
         keep: int | None = None,
+        device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Kept ids (B, K) and hidden ids (B, M); `noise` (B, L) replaces the mask's priority: the
-        smallest are kept.
+        """Kept ids (B, K) and hidden ids (B, M), on the device.
+
+        `noise` (B, L) replaces the mask's priority: the smallest are kept. Noise is made on the CPU
+        and sorted on the device, stably, so that both have the same order.
         """
         ratio = self.mask_ratio if ratio is None else ratio
         grid, name = self.encoder.grid, self.mask if isinstance(self.mask, str) else "custom"
@@ -144,7 +145,7 @@ class MAE(nn.Module):
             raise ValueError(
                 f"keep={keep}: at least one of {length} patches must be kept and one hidden"
             )
-        return choose(noise, keep if keep is not None else num_kept(length, ratio, name))
+        return choose(noise.to(device), keep if keep is not None else num_kept(length, ratio, name))
 
     def forward(
         self,
@@ -170,9 +171,7 @@ class MAE(nn.Module):
                 f"images must be (B, {want[0]}, {want[1]}, {want[2]}), not {tuple(x.shape)}"
             )
         uniform = rand.uniform if rand is not None else lambda _, shape: torch.rand(shape)
-        kept, hidden = (
-            ids.to(x.device) for ids in self.ids(len(x), uniform, noise, mask_ratio, keep)
-        )
+        kept, hidden = self.ids(len(x), uniform, noise, mask_ratio, keep, x.device)
         x = self.encoder.normalize(x)
         return self._plain(x, kept, hidden) if full else self._pruned(x, kept, hidden)
 
@@ -205,3 +204,9 @@ class MAE(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The units of per-block compile and sharding."""
         return [*self.encoder.vit.blocks, *self.decoder.blocks]
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+    near = did_you_mean(name, known)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{what} {name!r}: should be one of {', '.join(known)}.{hint}"

@@ -84,7 +84,8 @@ def reconstruct(
     true, output = pixels(patches), pixels(pred)
     area = unpatchify(hidden.expand_as(patches).to(patches.dtype), encoder.patch, encoder.grid)
     fill = (true * (1 - area)).sum((2, 3), keepdim=True) / (1 - area).sum((2, 3), keepdim=True)
-    pictures = (true, true * (1 - area) + _GREY * area, output, true * (1 - area) + output * area)
+    pasted = true * (1 - area) + output * area
+    pictures = (true, true.masked_fill(area.bool(), float("nan")), output, pasted)
     errors = [
         ((other - true).square() * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
         for other in (output, fill)
@@ -115,12 +116,20 @@ def from_visible(values: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tenso
     return weight @ values
 
 
-def to_rgb(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(C, H, W) in [0, 1] -> (H, W, 3): gray for one or two channels, the first three bands for
-    more.
+def display_gain(rows: Sequence[Reconstruction]) -> float:
+    """How much to brighten dark images (fluorescence) so that they can be seen; 1 for others."""
+    bright = float(np.quantile(np.concatenate([r.pictures[0].ravel() for r in rows]), 0.995))
+    return 1.0 if bright > 0.5 else round(min(1 / max(bright, 1e-3), 20.0), 1)
+
+
+def to_rgb(picture: NDArray[np.float32], gain: float = 1.0) -> NDArray[np.uint8]:
+    """(C, H, W) in [0, 1] -> (H, W, 3): gray for one or two channels, else the first three bands.
+
+    What is hidden (NaN) is mid-gray, whatever the gain.
     """
     bands = picture[:3] if len(picture) >= 3 else picture[:1].repeat(3, axis=0)
-    return np.rint(bands.transpose(1, 2, 0) * 255).astype(np.uint8)
+    shown = np.where(np.isnan(bands), _GREY, np.clip(bands * gain, 0, 1))
+    return np.rint(shown.transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
 def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
@@ -133,6 +142,8 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
     font = ImageFont.load_default(size=13)
     bands = rows[0].pictures[0].shape[0]
     title += f", bands 1-3 of {bands}" if bands > 3 else ""
+    gain = display_gain(rows)
+    title += f", shown {gain:g} times brighter" if gain > 1 else ""
     row_h = tile_h + _LINE * 2 + _MARGIN
     texts = [[_fit(r.path, 60), r.sentence()] for r in rows]
     text_w = max(int(font.getlength(t)) for pair in [*texts, [title]] for t in pair)
@@ -147,7 +158,7 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
     for number, (row, lines) in enumerate(zip(rows, texts, strict=True)):
         top = 2 * _LINE + 2 * _MARGIN + number * row_h
         for i, picture in enumerate(row.pictures):
-            tile = Image.fromarray(to_rgb(picture)).resize(
+            tile = Image.fromarray(to_rgb(picture, gain)).resize(
                 (tile_w, tile_h), Image.Resampling.NEAREST
             )
             canvas.paste(tile, (_MARGIN + i * (tile_w + _MARGIN), top))

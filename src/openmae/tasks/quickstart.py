@@ -41,8 +41,8 @@ def run(config: QuickstartConfig, options: Options) -> Results:
     shown = {"model": config.out, "images": ("digits",), "out": picture, "device": config.device}
     reconstruct.run(resolve(ReconstructConfig, shown), Options())
     results |= reconstruct.errors(config.out, "digits", config.device)
-    results |= {"n": 360, "seed": config.seed, "loss": trained["loss"]}
-    RunFolder(Path(config.out)).write_json("quickstart.json", results)
+    results = {**trained, **results, "n": 360, "seed": config.seed}
+    RunFolder(Path(config.out)).write_json("results.json", results)
     _explain(results, config, picture)
     return Results(results, Path(config.out))
 

@@ -123,8 +123,8 @@ def score(
         "n": n,
         "n_train": len(own[0].labels),
         "seed": config.seed,
-        "low_95": low,
-        "high_95": high,
+        f"{task}_low_95": low,
+        f"{task}_high_95": high,
     }
     _tell(task, results, n)
     folder = result_folder(config.out, reader.loaded, task, config.data)
@@ -138,7 +138,7 @@ def score(
 
 
 def _tell(task: str, results: dict[str, Any], n: int) -> None:
-    low, high = results["low_95"], results["high_95"]
+    low, high = results[f"{task}_low_95"], results[f"{task}_high_95"]
     words = [
         f"{results[f'{task}_accuracy']:.1%} [{low:.1%}, {high:.1%}] (95 %, n={n:,}, seed"
         f" {results['seed']})"

@@ -34,9 +34,9 @@ def run(config: ReconstructConfig, options: Options) -> Results:
         warn(notice)
     method = loaded.model
     if not isinstance(method, MAE):
-        raise StorageError(
-            f"{loaded.what} has no decoder. reconstruct needs the run folder that it came from"
-        )
+        beside = Path(config.model).expanduser().parent
+        run_folder = beside if (beside / "checkpoints").is_dir() else "the run folder it came from"
+        raise StorageError(f"{loaded.what} has no decoder. reconstruct needs {run_folder}")
     path = Path(config.out).expanduser()
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def load(
     """
     loaded = load_any(str(source), heads, decoder_heads)
     for notice in loaded.notices:
-        print(f"openmae: {notice}")
+        print(f"openmae: {notice}", file=sys.stderr)
     return loaded.model
 
 
