@@ -17,6 +17,9 @@ Change = Literal["free", "allow", "fixed"]
 """What a continued run may do with a setting: change it, change it with --allow-change, or never.
 """
 
+MOST_SEED = 2**63 - 1
+"""What torch takes as a seed."""
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -76,8 +79,11 @@ def _plain_value(model: type[Settings], name: str, value: Any) -> Any:
     if field is None:
         return value
     annotation = str(field.annotation)
-    if isinstance(value, list) and len(value) == 1 and "..." not in annotation:
+    many = "..." in annotation
+    if isinstance(value, list) and len(value) == 1 and (not many or value[0] == "none"):
         value = value[0]
+    if isinstance(value, (str, int, float)) and many and value != "none":
+        value = [value]
     if isinstance(value, str) and value.lower() == "none" and "None" in annotation:
         return None
     if isinstance(value, bool) and "bool" not in annotation:
@@ -100,6 +106,10 @@ def resolve(
     replaced = {name for group in model.one_of if given.keys() & set(group) for name in group}
     merged = {k: v for k, v in (base or {}).items() if k not in replaced} | dict(given)
     _known(model, merged, given, source)
+    for group in model.one_of:
+        both = [n for n in group if given.get(n) is not None and given[n] != "none"]
+        if len(both) > 1:
+            raise UsageError(f"{spell(both[0])} and {spell(both[1])} replace each other: give one")
     try:
         config = model.model_validate(merged)
     except ValidationError as error:

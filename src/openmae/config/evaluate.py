@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from openmae.config.base import Settings, setting
+from openmae.config.base import MOST_SEED, Settings, setting
 
 MODEL, SCORE, RUN = "Model", "Evaluation", "Run"
 Pool = Literal["mean", "cls"]
@@ -24,7 +24,9 @@ class ReaderConfig(Settings):
         "mean", "vector of an image: mean of patch tokens, or class token", SCORE, "free"
     )
     batch_size: int = setting(256, "images at a time", RUN, "free", gt=0)
-    workers: int | None = setting(None, "loader processes; chosen by device", RUN, "free", ge=0)
+    workers: int | None = setting(
+        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
 
 
@@ -38,7 +40,7 @@ class ScoreConfig(ReaderConfig):
         0.2, "tested share, by hash of the path, without test folder", SCORE, "free", gt=0, lt=1
     )
     baselines: bool = setting(True, "also random weights and raw pixels", SCORE, "free")
-    seed: int = setting(0, "of the random weights", RUN, "free", ge=0)
+    seed: int = setting(0, "of the random weights", RUN, "free", ge=0, le=MOST_SEED)
 
 
 class KnnConfig(ScoreConfig):
@@ -84,7 +86,7 @@ class ReconstructConfig(Settings):
         False, "un-normalise with the hidden truth; the picture says so", SCORE, "free"
     )
     max_images: int = setting(8, "rows of the picture", SCORE, "free", gt=0)
-    seed: int = setting(0, "of the masks", RUN, "free", ge=0)
+    seed: int = setting(0, "of the masks", RUN, "free", ge=0, le=MOST_SEED)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
 
     def problems(self) -> Iterator[tuple[str, str]]:

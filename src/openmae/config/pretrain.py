@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from openmae.config.base import Settings, setting
+from openmae.config.base import MOST_SEED, Settings, setting
 
 Size = int | tuple[int, int]
 MODEL, TRAINING, DATA, RUN = "Model", "Training", "Data", "Run"
@@ -87,9 +88,11 @@ class PretrainConfig(Settings):
     bad_images: Literal["skip", "error", "zero"] = setting(
         "skip", "what an unreadable image does", DATA, "allow"
     )
-    workers: int | None = setting(None, "loader processes; chosen by device", RUN, "free", ge=0)
+    workers: int | None = setting(
+        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
+    )
 
-    seed: int = setting(0, "of all randomness", RUN, "fixed", ge=0)
+    seed: int = setting(0, "of all randomness", RUN, "fixed", ge=0, le=MOST_SEED)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "allow")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "bf16 autocast on GPUs that have it", RUN, "allow"
@@ -136,6 +139,8 @@ class PretrainConfig(Settings):
                 else ""
             )
             yield "mask_ratio", f":{hint} (allowed 0.05-0.95)"
+        if min(self.patch or (1, 1)) < 1:
+            yield "patch_size", ": must be at least 1"
         for size, patch in zip(pair(self.image_size), self.patch or (1, 1), strict=True):
             if size % patch or size < patch:
                 low = max(size // patch, 1) * patch
@@ -144,7 +149,8 @@ class PretrainConfig(Settings):
                     f" is not a multiple of patch {patch}. Nearest: {low} or {low + patch}",
                 )
         if self.micro_batch and self.batch_size % self.micro_batch:
-            fits = [m for m in range(1, self.batch_size + 1) if self.batch_size % m == 0]
+            small = range(1, min(math.isqrt(self.batch_size), 100_000) + 1)
+            fits = {d for m in small if self.batch_size % m == 0 for d in (m, self.batch_size // m)}
             near = sorted(sorted(fits, key=lambda m: abs(m - (self.micro_batch or 1)))[:3])
             yield (
                 "micro_batch",
@@ -156,6 +162,8 @@ class PretrainConfig(Settings):
                 yield name, f": {len(values)} values for {self.channels} channels"
         if self.std is not None and min(self.std) <= 0:
             yield "std", ": must be greater than 0"
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield "betas", ": each must be at least 0 and less than 1"
         if self.epochs is None and self.steps is None:
             yield "epochs", ": give epochs or steps"
 
@@ -166,7 +174,7 @@ class QuickstartConfig(Settings):
     """
 
     out: str = setting("runs/quickstart", "run folder", RUN, "free")
-    seed: int = setting(0, "of all randomness", RUN, "fixed", ge=0)
+    seed: int = setting(0, "of all randomness", RUN, "fixed", ge=0, le=MOST_SEED)
     epochs: float | None = setting(
         None, "passes over the data; the recipe's by default", TRAINING, "free", gt=0
     )

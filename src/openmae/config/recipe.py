@@ -50,7 +50,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _LARGEST:
             raise UsageError(f"{path} is too large for a recipe")
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} cannot be read as YAML: {reason}") from None
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):

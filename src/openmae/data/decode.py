@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -157,7 +158,7 @@ def _jpeg(data: bytes, channels: int | None) -> Image8 | None:
 
 
 def _open(data: bytes) -> Image.Image:
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 24 and data[24] == 16:
+    if _deep(data):
         raise DataError("16 bits a channel; only 8-bit images are read")
     formats = ("TIFF",) if data[:4] in _TIFF else FORMATS
     with warnings.catch_warnings():
@@ -170,6 +171,16 @@ def _open(data: bytes) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         raise DataError(f"mode {picture.mode} (16-bit or float); only 8-bit images are read")
     return picture
+
+
+def _deep(data: bytes) -> bool:
+    """Colour of more than 8 bits, which Pillow would cut to 8 without a word: PNG and PPM."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return len(data) > 24 and data[24] == 16
+    if data[:2] in (b"P3", b"P6"):
+        words = re.sub(rb"#[^\n]*", b"", data[:512]).split()
+        return len(words) > 3 and words[3].isdigit() and int(words[3]) > 255
+    return False
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -73,13 +73,16 @@ class FolderSource:
 
 def walk(root: Path) -> tuple[list[str], Counter[str], int]:
     """Image files below the root in sorted order, a count of other suffixes, and of folders.
-    Follows links once.
+    A linked folder counts once, under its own name where that lies below the root.
     """
     files: list[str] = []
     others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    stack = [""]
-    while stack:
+    stack, links = [""], []  # type: tuple[list[str], list[str]]
+    while stack or links:
+        if not stack:
+            stack.append(min(links))
+            links.remove(stack[0])
         relative = stack.pop()
         folder = root / relative
         status = folder.stat()
@@ -91,14 +94,21 @@ def walk(root: Path) -> tuple[list[str], Counter[str], int]:
                 if entry.name.startswith("."):
                     continue
                 path = f"{relative}/{entry.name}" if relative else entry.name
+                if _leads_nowhere(entry):
+                    continue
                 if entry.is_dir():
-                    stack.append(path)
+                    (links if entry.is_symlink() else stack).append(path)
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                     if entry.is_file():
                         files.append(path)
                 else:
                     others[os.path.splitext(entry.name)[1].lower() or "(no suffix)"] += 1
     return sorted(files), others, len(seen) - 1
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """A link to nothing, or to itself."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def missing(root: Path) -> str:

@@ -6,11 +6,12 @@ smaller than a batch work. Position = step * global batch + slot.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -157,17 +158,31 @@ def loader(
             ("fork" if sys.platform == "linux" else "spawn") if workers else None
         ),
     )
+    stream = iter(made)
+    end = partial(_end, stream)
+    atexit.register(end)  # an error may leave it alive until the interpreter ends
     try:
-        yield from made
+        yield from stream
     except DataError as error:  # from a worker it comes wrapped in that worker's traceback
         raise DataError(str(error).strip().splitlines()[-1].split("DataError: ", 1)[-1]) from None
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise MemoryLimitError(
             "A loader process was killed (most often memory, or a small /dev/shm). "
             "In Docker: --shm-size 8g. Or --workers 0"
         ) from error
+    finally:
+        end()
+        atexit.unregister(end)
+
+
+def _end(stream: Any) -> None:
+    """Stop the workers. They ignore SIGTERM, so Python's own end would wait for them for ever."""
+    workers = getattr(stream, "_workers", [])
+    getattr(stream, "_shutdown_workers", lambda: None)()
+    for worker in workers:
+        worker.kill()
 
 
 def _quiet_worker(_: int) -> None:

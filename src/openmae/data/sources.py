@@ -116,9 +116,8 @@ def open_source(data: str, channels: int | None = None, split: str = "train") ->
         raise DataError(missing(root))
     if not root.is_dir():
         if root.suffix.lower() in ARCHIVES:
-            raise DataError(
-                f"{data} is an archive. Unpack it, then give the folder: {root.with_suffix('')}/"
-            )
+            folder = root.with_name(root.name.removesuffix(root.suffix).removesuffix(".tar"))
+            raise DataError(f"{data} is an archive. Unpack it, then give the folder: {folder}/")
         raise DataError(f"{data} is a file. Give the folder that holds the images: {root.parent}/")
     files, others, folders = walk(root)
     if not files:
