@@ -17,12 +17,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from openmae.methods.mae import MAE
+    from openmae.models.encoder import list_models
     from openmae.weights import load
 
-_NAMES = {"MAE": "openmae.methods.mae", "load": "openmae.weights"}
-_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "embed", "reconstruct", "models")
+_NAMES = {
+    "MAE": "openmae.methods.mae",
+    "load": "openmae.weights",
+    "list_models": "openmae.models.encoder",  # the command `models`; openmae.models is a package
+}
+_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "embed", "reconstruct")
 
-__all__ = ["MAE", "__version__", "load", *_COMMANDS]
+__all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import io
 import json
 import os
 import sys
@@ -21,13 +22,13 @@ from openmae import __version__
 from openmae.config import TASKS, Options, resolve, settings
 from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
-from openmae.errors import INTERRUPTED, OpenMAEError, UsageError, did_you_mean
+from openmae.errors import INTERRUPTED, OpenMAEError, StorageError, UsageError, did_you_mean
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
 WITH_RECIPE = ("pretrain",)
 WITH_CHANGE = ("pretrain",)
-WITH_DRY_RUN = ("pretrain",)
+WITH_DRY_RUN = ("pretrain", "knn", "probe", "embed", "reconstruct")
 
 
 def _parameter(
@@ -176,13 +177,34 @@ def python_call(task: str) -> Callable[..., Any]:
             given.pop("dry_run", False),
             tuple(given.pop("allow_change", ())),
         )
-        given = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in given.items()}
+        given = {k: _plain_paths(v) for k, v in given.items()}
         return execute(task, given, options, lambda name: f"{name} =")
 
     call.__name__ = call.__qualname__ = task
     call.__doc__ = model.__doc__
-    call.__signature__ = inspect.signature(model)  # type: ignore[attr-defined]
+    call.__signature__ = _python_signature(task)  # type: ignore[attr-defined]
     return call
+
+
+def _plain_paths(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain_paths(v) for v in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _python_signature(task: str) -> inspect.Signature:
+    model, positional, named = settings(task), [], []
+    for name, parameter in inspect.signature(model).parameters.items():
+        if extra_of(model, name)["positional"]:
+            positional.append(parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD))
+        else:
+            named.append(parameter)
+    options: dict[str, Any] = {"recipe": None} if task in WITH_RECIPE else {}
+    options |= {"allow_change": ()} if task in WITH_CHANGE else {}
+    options |= {"dry_run": False} if task in WITH_DRY_RUN else {}
+    for name, default in options.items():
+        named.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+    return inspect.Signature([*positional, *named])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,6 +212,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     task = next((w for w in words if w in TASKS), None)
     debug = "--debug" in words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         function, bound, _ = _build(task).parse_args(words, exit_on_error=False, print_error=False)
         if task is None or function.__name__ != "body":  # --help, --version
@@ -215,6 +240,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # a name too long, a folder that may not be read, a full disk
+        if debug:
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        print(f"openmae: {where}{error.strerror or error}", file=sys.stderr)
+        return StorageError.exit_code
 
 
 def _message(error: Exception, words: list[str]) -> str:
@@ -222,8 +253,7 @@ def _message(error: Exception, words: list[str]) -> str:
         return str(error)
     if isinstance(error, UnknownOptionError) and words and words[0] in TASKS:
         option = error.token.keyword or error.token.value
-        known = [spell(n) for n in settings(words[0]).model_fields]
-        near = did_you_mean(option, known)
+        near = did_you_mean(option, [n for a in error.argument_collection for n in a.names])
         hint = f" Did you mean {near[0]}?" if near else f" See openmae {words[0]} --help"
         return f"{option} is not an option of {words[0]}.{hint}"
     text = str(error).strip()

@@ -116,11 +116,12 @@ def missing(root: Path) -> str:
     parent = root.parent
     if not parent.is_dir():
         return f"{root} does not exist, nor does {parent}"
+    here = "The current folder" if parent == Path() else str(parent)
     names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
     near = did_you_mean(root.name, names) or ([names[0]] if len(names) == 1 else [])
     folders = [f"{n}/" for n in names if (parent / n).is_dir()][:6]
     hint = f" Did you mean {parent / near[0]}?" if near else ""
-    return f"{root} does not exist. {parent} has: {' '.join(folders) or 'no folders'}.{hint}"
+    return f"{root} does not exist. {here} has: {' '.join(folders) or 'no folders'}.{hint}"
 
 
 def empty(data: str, others: Counter[str], folders: int) -> str:

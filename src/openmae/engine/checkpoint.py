@@ -30,6 +30,7 @@ from openmae.errors import StorageError
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 _TEMPORARY = ".tmp-step_"
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,16 @@ def problem(path: Path, hashes: bool = True) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes, not {listed['bytes']}"
             if hashes and file_sha256(file) != listed["sha256"]:
                 return f"{name} fails its checksum"
+        known = {MANIFEST, *manifest["files"]}
+        more = sorted(p.name for p in path.iterdir() if p.name not in known)
+        if more := [name for name in more if not name.startswith(".")]:
+            return f"{more[0]} does not belong there"
+        step = json.loads((path / "state.json").read_text(encoding="utf-8"))["step"]
+        if manifest["step"] != step:
+            return f"{MANIFEST} is of step {manifest['step']}, state.json of step {step}"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *_NONSENSE) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     return None
 
@@ -142,11 +150,19 @@ def listed(folder: Path) -> list[Path]:
     for path in folder.glob("step_*") if folder.is_dir() else ():
         try:
             step = int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            digits = re.search(r"\d+$", path.name)
-            step = int(digits[0]) if digits else -1
+        except (OSError, *_NONSENSE):
+            step = _step(path)
         found.append((step, path))
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def _step(path: Path) -> int:
+    digits = re.search(r"\d+$", path.name)
+    return int(digits[0]) if digits else -1
+
+
+def _lost(steps: int) -> str:
+    return f" ({steps:,} step{'' if steps == 1 else 's'} lost)" if steps > 0 else ""
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -155,19 +171,18 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     Raises:
         StorageError: there are checkpoints, and none can be used.
     """
-    complaints: list[str] = []
+    complaints: list[tuple[int, str]] = []
     for path in listed(folder):
         wrong = problem(path)
         if wrong is None:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             found = Checkpoint(path, int(state["step"]), state)
-            lost = [f"{c}; using {path.name}" for c in complaints]
-            return found, lost
-        complaints.append(f"{path.name}: {wrong}")
+            return found, [f"{c}; using {path.name}{_lost(n - found.step)}" for n, c in complaints]
+        complaints.append((_step(path), f"{path.name}: {wrong}"))
     if complaints:
         raise StorageError(
-            f"No checkpoint in {folder} can be used: {complaints[0]}\nRestore one from a copy, or"
-            " use another --out"
+            f"No checkpoint in {folder} can be used: {complaints[0][1]}\nRestore one from a copy,"
+            " or use another --out"
         )
     return None, []
 
@@ -215,7 +230,8 @@ def load_weights(checkpoint: Checkpoint, method: nn.Module) -> bool:
         with torch.no_grad():
             for name, tensor in own.items():
                 average = f"ema.{name}"
-                tensor.copy_(file.get_tensor(average if average in stored else name))
+                key = average if average in stored else name
+                tensor.copy_(_same_shape(path, key, file.get_tensor(key), tensor))
     return averaged
 
 
@@ -230,9 +246,18 @@ def _copy(path: Path, into: Mapping[str, Tensor]) -> None:
                     f" {odd[0]})"
                 )
             for name, tensor in into.items():
-                tensor.copy_(file.get_tensor(name))
+                tensor.copy_(_same_shape(path, name, file.get_tensor(name), tensor))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise StorageError(f"{path} cannot be loaded: {error}") from None
+
+
+def _same_shape(path: Path, name: str, stored: Tensor, own: Tensor) -> Tensor:
+    """The stored tensor; never one that would only fit by being repeated."""
+    if stored.shape != own.shape:
+        raise StorageError(
+            f"{path}: {name} is {tuple(stored.shape)} there, {tuple(own.shape)} in this run"
+        )
+    return stored
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -243,6 +268,7 @@ def prune(folder: Path, keep: int) -> None:
     if paths and problem(paths[0]) is None:
         for path in paths[keep:]:
             shutil.rmtree(path, ignore_errors=True)
+        clean(folder)
 
 
 def clean(folder: Path) -> None:

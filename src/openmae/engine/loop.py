@@ -23,7 +23,7 @@ from openmae.engine.monitor import Monitor
 from openmae.engine.optim import Schedule
 from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.engine.signals import StopRequest
-from openmae.errors import StorageError
+from openmae.errors import MemoryLimitError, StorageError
 from openmae.randomness import Rand, torch_seed
 
 Batch = Mapping[str, Any]
@@ -143,19 +143,25 @@ def train(
         reason = stop.reason()
         while reason is None and state.step < plan.total:
             waited = time.perf_counter()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except MemoryLimitError:  # a loader process was lost
+                if (reason := stop.reason()) is None:
+                    raise
+                break  # to the stop signal: what is finished is saved
             monitor.waited += time.perf_counter() - waited
             monitor.add(state.step, batch, training_step(state, batch, plan))
             done = state.step == plan.total
             if state.step % plan.log_every == 0 or done:
                 monitor.read(state.step)
-            if state.step % plan.save_every == 0 and not done:
-                monitor.read(state.step)
-                saver.save(state)
             if evaluate is not None and state.step in evaluate_at:
                 monitor.read(state.step)
-                monitor.log({"step": state.step, **evaluate(state)})
+                if values := evaluate(state):
+                    monitor.log({"step": state.step, **values})
                 monitor.restart()
+            if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
+                monitor.read(state.step)
+                saver.save(state)
             reason = stop.reason() if not done else None
         if state.step > 0:
             monitor.read(state.step)

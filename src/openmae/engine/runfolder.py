@@ -22,6 +22,7 @@ from openmae.engine.tensorfile import write_text
 from openmae.errors import StorageError
 
 CONFIG = "config.yaml"
+_START = (".lock", "environment.json", "data_files.txt", "bad_files.jsonl", "status.json", CONFIG)
 
 
 class Results(dict[str, Any]):
@@ -55,7 +56,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise StorageError(f"{self.path} is a file. Give another --out")
         others = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-        others = [n for n in others if n not in (".lock", CONFIG, f".tmp-{CONFIG}")]
+        if ".lock" in others:  # a start of ours that was killed
+            others = [n for n in others if n not in _START and not n.startswith(".tmp-")]
         if others:
             shown = f"{others[0]} ..." if len(others) > 1 else others[0]
             raise StorageError(
@@ -70,7 +72,7 @@ class RunFolder:
         Raises:
             StorageError: another process holds it, or the folder cannot be written.
         """
-        created = not self.path.exists()
+        created, held = not self.path.exists(), False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -86,6 +88,7 @@ class RunFolder:
                 raise StorageError(
                     f"{self.path} is in use by {file.read().strip() or 'another process'}"
                 ) from None
+            held = True
             file.truncate(0)
             file.write(
                 f"pid {os.getpid()} on {os.uname().nodename} since"
@@ -94,7 +97,7 @@ class RunFolder:
             file.flush()
             yield
         except BaseException:
-            if created and not (self.path / CONFIG).exists():
+            if held and created and not (self.path / CONFIG).exists():
                 shutil.rmtree(self.path, ignore_errors=True)  # a failed start leaves nothing
             raise
         finally:
@@ -145,6 +148,14 @@ class RunFolder:
             "status.json",
             {**values, "resumable": resumable, "pid": os.getpid(), "time": time.time()},
         )
+
+    def read_status(self) -> dict[str, Any]:
+        """What status.json says; empty when it is damaged."""
+        try:
+            values = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line of strict JSON to a .jsonl file; a full disk costs the line, not the run."""

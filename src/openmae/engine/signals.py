@@ -26,6 +26,7 @@ class StopRequest:
 
     def __init__(self, time_limit: float | None = None) -> None:
         self._reason: str | None = None
+        self._interrupted = False
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._stop_file: Path | None = None
         self._before: dict[int, object] = {}
@@ -46,8 +47,10 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self._reason == "SIGINT":
-            os._exit(INTERRUPTED)  # the disk is valid at any moment; nothing is to be tidied
+        if number == signal.SIGINT:
+            if self._interrupted:
+                os._exit(INTERRUPTED)  # the disk is valid at any moment; nothing is to be tidied
+            self._interrupted = True
         self._reason = signal.Signals(number).name
 
     def reason(self) -> str | None:

@@ -85,7 +85,8 @@ class MAE(nn.Module):
             prefix, grid = self.encoder.num_prefix_tokens, self.encoder.grid
             sizes = (decoder_dim, decoder_depth, decoder_heads)
             self.decoder = Decoder(self.encoder.vit.embed_dim, grid, prefix, width, *sizes)
-            self.ids(1, lambda _, shape: torch.zeros(shape))  # does the mask fit the grid?
+            with torch.device("cpu"):  # does the mask fit the grid? Values count, also on "meta"
+                self.ids(1, lambda _, shape: torch.zeros(shape))
             self.encoder.initialise()
             self.decoder.initialise()
         except (ValueError, AssertionError) as error:

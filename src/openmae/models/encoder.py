@@ -24,6 +24,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+_PLAIN = ("vision_transformer", "deit")  # timm's modules of plain ViTs
+
+
 class Encoder(nn.Module):
     """A timm ViT with the mean and standard deviation of its input.
 
@@ -177,6 +180,11 @@ def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransfo
             vit = timm.create_model(**arguments, pretrained=pretrained)
         except TypeError as error:  # an argument that this architecture does not take
             raise UsageError(f"timm cannot build {create['model_name']}: {error}") from None
+        except AssertionError as error:
+            base = create["model_name"].split(".")[0]
+            if any(base in timm.list_models(module=module) for module in _PLAIN):
+                raise UsageError(f"this model cannot be built: {error}") from None
+            vit = None
     if type(vit) is not VisionTransformer or vit.pos_embed is None:
         raise UsageError(
             f"{create['model_name']} is not a plain vision transformer with absolute positions,"

@@ -34,9 +34,10 @@ def num_kept(num_patches: int, ratio: float, mask: str = "random") -> int:
     kept = num_patches // cell(ratio) ** 2 if mask == "grid" else int(num_patches * (1 - ratio))
     if not 0 < kept < num_patches:
         most = math.floor(100 * (1 - 1 / num_patches)) / 100
+        hint = "" if kept else f": at most {most:g}"
         raise ValueError(
             f"mask ratio {ratio} keeps {kept} of {num_patches} patches; at least one must be kept"
-            f" and one hidden: at most {most:g}"
+            f" and one hidden{hint}"
         )
     return kept
 

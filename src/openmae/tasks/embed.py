@@ -16,7 +16,7 @@ from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
-from openmae.tasks.reading import open_reader
+from openmae.tasks.reading import dry, open_reader
 
 
 def run(config: EmbedConfig, options: Options) -> Results:
@@ -29,6 +29,8 @@ def run(config: EmbedConfig, options: Options) -> Results:
     reader = open_reader(config)
     source = open_source(config.data, reader.loaded.encoder.in_chans)
     check_channels(source, reader.loaded.encoder.in_chans)
+    if options.dry_run:
+        return dry()
     found = reader.features(source)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
@@ -75,7 +77,10 @@ def _parquet(found: Features, path: Path, pool: str) -> None:
 
     width = found.vectors.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(found.vectors.reshape(-1)), width)
-    table = pa.table({"path": pa.array(found.paths), "vector": vectors})
+    names = [
+        p.encode("utf-8", "backslashreplace").decode() for p in found.paths
+    ]  # Parquet is UTF-8
+    table = pa.table({"path": pa.array(names), "vector": vectors})
     pq.write_table(table.replace_schema_metadata({"pool": pool}), path)
 
 

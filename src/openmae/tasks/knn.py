@@ -19,4 +19,5 @@ def run(config: KnnConfig, options: Options) -> Results:
         "knn",
         evaluate,
         f"{config.k}-NN by cosine, votes exp(similarity / {config.temperature:g})",
+        options.dry_run,
     )

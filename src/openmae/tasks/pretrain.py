@@ -31,19 +31,13 @@ from openmae.engine.optim import Schedule, absolute_lr, adamw
 from openmae.engine.parallel import parallelize
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
-from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError
+from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError, StorageError
 from openmae.methods.mae import MAE
 from openmae.report.figures import plot_curves
 from openmae.tasks.announce import announce
 from openmae.tasks.evaluator import Evaluator
-from openmae.tasks.prepare import (
-    Job,
-    build_method,
-    differences,
-    prepare_new,
-    prepare_resume,
-    write_listing,
-)
+from openmae.tasks.prepare import Job, build_method, open_data, prepare_new, write_listing
+from openmae.tasks.resume import differences, prepare_resume, require_same_data
 from openmae.weights import save_encoder
 from openmae.weights.load import start_from
 
@@ -51,7 +45,9 @@ from openmae.weights.load import start_from
 def run(config: PretrainConfig, options: Options) -> Results:
     """Pretrain, or continue a run; returns the final metrics, exit code 75 after an early stop."""
     with StopRequest(seconds(config.time_limit) if config.time_limit else None) as stop:
-        folder = RunFolder(Path(config.out or f"runs/{Path(config.data).name}").expanduser())
+        folder = RunFolder(
+            Path(config.out or f"runs/{Path(config.data).resolve().name}").expanduser()
+        )
         if not folder.exists():
             job = prepare_new(config, options, folder)
             method = _new_method(job)
@@ -60,6 +56,11 @@ def run(config: PretrainConfig, options: Options) -> Results:
                 say("Dry run", "everything fits; nothing was written")
                 return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
             with folder.lock():
+                if folder.exists():  # while the data were looked at
+                    raise StorageError(
+                        f"{folder.path} was begun by another process. Give another --out, or run"
+                        " the same command again to continue it"
+                    )
                 _write_start(job, folder)
                 return _train(job, method, folder, stop, None)
         finished = _finished(config, options, folder)
@@ -100,16 +101,21 @@ def _finished(config: PretrainConfig, options: Options, folder: RunFolder) -> Re
     """What a finished run answers, unless its length is to change."""
     if set(options.allow_change) & {"epochs", "steps"}:
         return None
-    saved = folder.read_config()
-    found, _ = checkpoint.latest(folder.checkpoints)
+    saved, status = folder.read_config(), folder.read_status()
     total = saved["resolved"]["total_steps"]
-    if found is None or found.step < total or not (folder.path / "results.json").exists():
+    if (status.get("state"), status.get("step")) != ("done", total):
         return None
-    differences(config, options, folder)
+    found, _ = checkpoint.latest(folder.checkpoints)
+    lost = found is not None and found.step < total  # none at all: they were removed to save space
+    if lost or not (folder.path / "results.json").exists():
+        return None
+    now, _, resolved = differences(config, options, folder)
+    if Path(now.data).expanduser().resolve() != Path(saved["data"]).expanduser().resolve():
+        require_same_data(open_data(now)[0], resolved, options, folder)
     longer = (
-        f"--epochs {2 * saved['epochs']:g} --allow-change epochs"
-        if saved["epochs"]
-        else "--allow-change steps"
+        f"--steps {2 * saved['steps']} --allow-change steps"
+        if saved["steps"]
+        else f"--epochs {2 * saved['epochs']:g} --allow-change epochs"
     )
     say(
         "Done",

@@ -19,4 +19,5 @@ def run(config: ProbeConfig, options: Options) -> Results:
     tried = (
         "given" if config.l2 and len(config.l2) == 1 else "chosen on a tenth of the training images"
     )
-    return score(config, "probe", evaluate, f"BatchNorm without affine + linear layer, L2 {tried}")
+    saying = f"BatchNorm without affine + linear layer, L2 {tried}"
+    return score(config, "probe", evaluate, saying, options.dry_run)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openmae.config.base import Options
 from openmae.config.evaluate import ReconstructConfig
+from openmae.data.check import check_channels
 from openmae.data.decode import Image8, decode
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import open_source
@@ -19,10 +20,11 @@ from openmae.data.transforms import EvalTransform
 from openmae.engine.device import resolve_device
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
-from openmae.errors import DataError, StorageError
+from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
+from openmae.tasks.reading import dry
 from openmae.weights import load_any
 
 
@@ -40,7 +42,13 @@ def run(config: ReconstructConfig, options: Options) -> Results:
     path = Path(config.out).expanduser()
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")
+    try:
+        method.ids(1, lambda _, shape: torch.zeros(shape), ratio=config.mask_ratio)
+    except ValueError as error:
+        raise UsageError(f"{options.spell('mask_ratio')} {config.mask_ratio}: {error}") from None
     images, names = _images(config, method)
+    if options.dry_run:
+        return dry()
     rand = Rand(config.seed, 0, 0.0, 0, len(images))
     rows = reconstruct(
         method.to(device), images.to(device), rand, names, config.mask_ratio, config.cheat_scale
@@ -98,8 +106,15 @@ def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
             found.append((word, _decode(path, channels)))
             continue
         source = open_source(word, channels, split="test")
+        check_channels(source, channels)
         rows = np.linspace(0, len(source) - 1, min(config.max_images, len(source))).astype(int)
-        found += [(s["path"], s["image"]) for s in (source[i] for i in sorted(set(rows.tolist())))]
+        for index in sorted(set(rows.tolist())):
+            try:
+                found.append((source.path(index), source[index]["image"]))
+            except DataError as error:
+                warn(f"{source.path(index)}: {error}. Left out")
+    if not found:
+        raise DataError("no image could be read")
     if len(found) > config.max_images:
         warn(f"{len(found)} images given, the first {config.max_images} are shown (--max-images)")
     found = found[: config.max_images]

@@ -23,6 +23,7 @@ from openmae.errors import StorageError
 from openmae.models.encoder import Encoder, build_vit
 
 KIND = "openmae-encoder"
+_UNUSABLE = (SafetensorError, KeyError, ValueError, RuntimeError, OSError, AssertionError)
 
 
 def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None:
@@ -67,7 +68,7 @@ def load_encoder(path: Path, heads: int | None = None) -> Encoder:
         )
         with torch.no_grad():
             encoder.vit.load_state_dict(tensors, strict=True)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+    except _UNUSABLE as error:
         raise StorageError(
             f"{path} cannot be loaded: {' '.join(str(error).split())[:160]}"
         ) from None

@@ -14,7 +14,7 @@ from torch import nn
 from openmae.engine import checkpoint
 from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods import METHODS
-from openmae.models.encoder import Encoder, build_vit, create_arguments, known_model
+from openmae.models.encoder import Encoder, build_vit, create_arguments
 from openmae.weights.encoderfile import load_encoder
 
 
@@ -57,7 +57,12 @@ def load(
 
 
 def load_any(source: str, heads: int | None = None, decoder_heads: int | None = None) -> Loaded:
-    """As `load`, with where it came from; prints nothing."""
+    """As `load`, with where it came from; prints nothing and leaves the random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        return _load(source, heads, decoder_heads)
+
+
+def _load(source: str, heads: int | None, decoder_heads: int | None) -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir():
         return _load_run(path, heads, decoder_heads)
@@ -98,25 +103,22 @@ def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loade
 
 
 def _load_timm(name: str, heads: int | None) -> Loaded:
+    create = create_arguments(name, encoder_args={"num_heads": heads} if heads else None)
     if "." not in name:
         notice = (
             f"{name} without a tag has random weights; a trained one is for example"
             " vit_base_patch16_224.mae"
         )
         return Loaded(
-            random_encoder(create_arguments(name), seed=0).eval(),
-            f"{name}, random weights",
-            None,
-            (notice,),
+            random_encoder(create, seed=0).eval(), f"{name}, random weights", None, (notice,)
         )
-    known_model(name)
-    create = create_arguments(name, encoder_args={"num_heads": heads} if heads else None)
     try:
         vit = build_vit(create, pretrained=True)
     except OpenMAEError:
         raise
     except Exception as error:  # hub, network and file errors come in many classes
-        tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:4])
+        found = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        tags = ", ".join(sorted(found, key=lambda tag: not tag.endswith(".mae"))[:4])
         reason = " ".join(str(error).split())[:120]
         raise UsageError(f"{name} could not be fetched: {reason}\nKnown tags: {tags}") from None
     settings = vit.pretrained_cfg

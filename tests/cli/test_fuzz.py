@@ -1,0 +1,142 @@
+"""300 random option sets for each command: whatever is typed, an answer and never a traceback."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from openmae.config import TASKS, settings
+from openmae.config.base import extra_of
+
+COUNT = 300
+NASTY = (
+    "", "-1", "0", "1e999", "nan", "inf", "true", "False", "none", "x", "é", "a b", "0.5", "-0.0",
+    "1_000", "0x10", "[1]", "{}", "*", "..", "=", "'", "1,2", "999999999", "1" + "0" * 30,
+    "x" * 300, "\udcff", "\n", "%s", "--", "-",
+)  # fmt: skip
+GOOD = {
+    "model": ("vit_tiny_patch16_224", "vit_tiny_patch16_22", "deit_tiny", "resnet18", "vit_base.x"),
+    "dim": ("16", "24", "17"),
+    "depth": ("1", "2"),
+    "heads": ("1", "2", "3"),
+    "decoder_dim": ("16", "18"),
+    "decoder_depth": ("1",),
+    "decoder_heads": ("2", "3"),
+    "image_size": ("8", "16", "16 32", "33", "1"),
+    "patch_size": ("2", "4", "8", "2 4", "3"),
+    "channels": ("1", "3", "5"),
+    "mask": ("random", "block", "grid", "gird"),
+    "mask_ratio": ("0.75", "75", "0.95", "0.05", "0.8"),
+    "target": ("pixels", "norm_pixels", "hog"),
+    "epochs": ("1", "0.5", "800"),
+    "steps": ("1", "100"),
+    "batch_size": ("1", "4", "4096"),
+    "micro_batch": ("1", "3", "4"),
+    "betas": ("0.9 0.95", "0.9", "2 3"),
+    "mean": ("0.5", "0.5 0.5 0.5"),
+    "std": ("0.5", "0 1 2", "0.2 0.2 0.2"),
+    "val": ("0.1", "0.0001", "1.5", "digits", "photos", "nowhere"),
+    "device": ("cpu", "cpu:3", "cuda", "cuda:99", "mps", "meta", "xla", "gpu"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "bad_images": ("skip", "error", "zero"),
+    "time_limit": ("5s", "1h30m", "5"),
+    "recipe": ("digits", "laptop", "digit", "nowhere.yaml", "thesis.txt"),
+    "allow_change": ("lr", "lr,data", "learning", ",,"),
+    "init": ("run", "encoder.safetensors", "nowhere", "thesis.txt", "vit_tiny_patch16_224"),
+    "workers": ("0", "1", "257"),
+    "pool": ("mean", "cls", "max"),
+    "images": ("photos", "photos/a/0.png", "digits", "thesis.txt", "nowhere"),
+    "filter": ("tiny", "zzz"),
+    "l2": ("0.1", "0", "1e-3 1e-2"),
+    "k": ("1", "1000"),
+    "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
+}  # fmt: skip
+READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
+WRITTEN = ("x.npz", "x.csv", "x.parquet", "x.png", "x.txt", "nowhere/x.npz", "nowhere/x.png")
+HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
+
+
+def value(task: str, name: str, rng: random.Random) -> list[str]:
+    pool = GOOD.get(name, ("1", "2", "0.5"))
+    if task in ("knn", "probe", "embed", "reconstruct") and name == "model":
+        pool = READ
+    if task in ("embed", "reconstruct") and name == "out":
+        pool = WRITTEN
+    if name == "data":
+        pool = ("photos", "digits", "nowhere", "thesis.txt", "mine", "photos/a")
+    word = rng.choice(pool if rng.random() < 0.8 else NASTY)
+    if name in HUGE_IS_SLOW and len(word) > 8:
+        word = "-5"
+    return word.split() if word in pool else [word]
+
+
+def option_set(task: str, rng: random.Random) -> list[str]:
+    model = settings(task)
+    fields = list(model.model_fields)
+    places = [n for n in fields if extra_of(model, n)["positional"]]
+    words = [w for n in places if rng.random() < 0.95 for w in value(task, n, rng)]
+    required = [n for n in fields if model.model_fields[n].is_required() and n not in places]
+    others = [n for n in fields if n not in places and n not in required]
+    chosen = required + rng.sample(others, min(len(others), rng.choice((0, 1, 2, 3, 5, 8))))
+    if task == "pretrain":
+        chosen += [n for n in ("recipe", "allow_change") if rng.random() < 0.2]
+    for name in chosen:
+        flag = "--" + name.replace("_", "-")
+        kind = str(model.model_fields[name].annotation) if name in model.model_fields else ""
+        if kind == "<class 'bool'>":
+            words += [rng.choice((flag, flag.replace("--", "--no-", 1)))]
+        elif rng.random() < 0.03:
+            words += [flag[:-1], *value(task, name, rng)]
+        elif rng.random() < 0.05:
+            words += [flag]
+        else:
+            words += [flag, *value(task, name, rng)]
+    if task == "quickstart":  # it has no dry run: a folder that it refuses stands in for one
+        words += ["--out", "mine"]
+    if task == "pretrain":
+        small = "--dim 16 --depth 1 --heads 2 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2"
+        pairs = small.split()
+        for flag, word in zip(pairs[::2], pairs[1::2], strict=True):
+            words += [] if flag in words else [flag, word]
+        words += ["--dry-run"]
+    return [task, *words]
+
+
+@pytest.fixture(scope="module")
+def world(tiny_run: Path, tmp_path_factory) -> Path:
+    """Relative names for the words above: photos, a run, a file and a folder of someone else."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "photos").symlink_to(tiny_run.parent / "photos")
+    (root / "run").symlink_to(tiny_run)
+    (root / "thesis.txt").write_text("years: of work")
+    (root / "mine").mkdir()
+    (root / "mine/thesis.docx").write_text("years of work")
+    (root / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
+    (root / "damaged").mkdir()
+    (root / "damaged/encoder.safetensors").write_bytes(b"\0" * 100)
+    return root
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_any_options_get_an_answer(task, world, cli, monkeypatch):
+    monkeypatch.chdir(world)
+    wrong: list[str] = []
+    codes = set()
+    for number in range(COUNT):
+        words = option_set(task, random.Random(f"{task}/{number}"))
+        try:
+            said = cli(*words)
+        except (Exception, SystemExit) as error:
+            wrong.append(f"{type(error).__name__}: {str(error)[:150]} <- {words}")
+            continue
+        codes.add(said.code)
+        allowed = {0, 2} if task == "models" else {0, 2, 3, 4}
+        if said.code not in allowed or "Traceback" in said.err + said.out:
+            wrong.append(f"exit {said.code}: {said.err[:150]} <- {words}")
+        elif said.code and not 1 <= len(said.err.splitlines()) <= 6:
+            wrong.append(f"{len(said.err.splitlines())} lines: {said.err[:300]} <- {words}")
+    assert not wrong, f"{len(wrong)} of {COUNT}:\n" + "\n".join(wrong[:25])
+    assert len(codes) >= 2, "the options must reach more than one kind of answer"
