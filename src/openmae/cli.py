@@ -12,7 +12,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -22,7 +22,14 @@ from openmae import __version__
 from openmae.config import TASKS, Options, resolve, settings
 from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
-from openmae.errors import INTERRUPTED, OpenMAEError, StorageError, UsageError, did_you_mean
+from openmae.errors import (
+    INTERRUPTED,
+    MemoryLimitError,
+    OpenMAEError,
+    StorageError,
+    UsageError,
+    did_you_mean,
+)
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
@@ -136,8 +143,7 @@ def spell(name: str, model: type[Settings] | None = None) -> str:
 def _split(given: dict[str, Any]) -> tuple[dict[str, Any], Options, bool, bool]:
     """Settings, options of the command, --json and --debug."""
     as_json, debug = bool(given.pop("json", False)), bool(given.pop("debug", False))
-    allow = tuple(w for w in (given.pop("allow_change", None) or "").split(",") if w)
-    allow = tuple(w.strip().lstrip("-").replace("-", "_") for w in allow)
+    allow = _names(given.pop("allow_change", None))
     options = Options(given.pop("recipe", None), bool(given.pop("dry_run", False)), allow)
     return given, options, as_json, debug
 
@@ -171,11 +177,14 @@ def python_call(task: str) -> Callable[..., Any]:
             raise UsageError(
                 f"{task} takes {len(places)} positional arguments ({', '.join(places)})"
             )
+        twice = given.keys() & set(places[: len(positional)])
+        if twice:
+            raise UsageError(f"{task}: {twice.pop()} is given twice")
         given |= dict(zip(places, positional, strict=False))
         options = Options(
             given.pop("recipe", None),
             given.pop("dry_run", False),
-            tuple(given.pop("allow_change", ())),
+            _names(given.pop("allow_change", ())),
         )
         given = {k: _plain_paths(v) for k, v in given.items()}
         return execute(task, given, options, lambda name: f"{name} =")
@@ -184,6 +193,18 @@ def python_call(task: str) -> Callable[..., Any]:
     call.__doc__ = model.__doc__
     call.__signature__ = _python_signature(task)  # type: ignore[attr-defined]
     return call
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Memory of the device or of the machine; without importing torch."""
+    named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return named or isinstance(error, MemoryError)
+
+
+def _names(words: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Names of settings from "lr,data" or a list, however they are spelt."""
+    parts = words.split(",") if isinstance(words, str) else words or ()
+    return tuple(w.strip().lstrip("-").replace("-", "_") for w in parts if w.strip())
 
 
 def _plain_paths(value: Any) -> Any:
@@ -234,6 +255,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"openmae: {_message(error, words)}", file=sys.stderr)
         return getattr(error, "exit_code", 2) if isinstance(error, OpenMAEError) else 2
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _out_of_memory(error):
+            raise
+        hint = "Give a smaller --micro-batch or --batch-size, or --device cpu"
+        print(f"openmae: out of memory: {str(error)[:120]}\n{hint}", file=sys.stderr)
+        return MemoryLimitError.exit_code
     except KeyboardInterrupt:
         print("openmae: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -92,7 +92,7 @@ def test_row_16_a_changed_setting(here, cli, words):
     said = cli(*words, "--lr", "3e-4")
     assert said.code == 2
     assert short(said)
-    for part in ("lr 0.001 -> 0.0003 differs from the run", "Drop it", "--out runs/new"):
+    for part in ("lr 0.004 -> 0.0003 differs from the run", "Drop it", "--out runs/new"):
         assert part in said.err
     assert files(Path("run")) == before
     allow = found(r"(--allow-change \w+)", said.err).split()

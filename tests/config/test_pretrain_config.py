@@ -225,3 +225,19 @@ def test_settings_and_usage_errors_import_nothing_heavy():
         [sys.executable, "-c", CHECK], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == f"{len(TASKS)} []"
+
+
+def test_another_model_drops_the_sizes_of_the_recipes_own_and_keeps_the_rest():
+    base = {"model": "vit_tiny_patch16_224", "dim": 64, "depth": 4, "patch_size": 8, "epochs": 5}
+    same = resolve(PretrainConfig, {"data": "x", "model": "vit_tiny_patch16_224"}, base)
+    assert (same.dim, same.depth, same.patch_size) == (64, 4, 8)
+    other = resolve(PretrainConfig, {"data": "x", "model": "vit_base_patch16_224"}, base)
+    assert (other.dim, other.depth, other.patch_size, other.epochs) == (None, None, 8, 5)
+    kept = resolve(PretrainConfig, {"data": "x", "model": "vit_base_patch16_224", "dim": 32}, base)
+    assert kept.dim == 32
+
+
+def test_other_channels_drop_the_mean_and_std_of_a_recipe():
+    base = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    assert resolve(PretrainConfig, {"data": "x", "channels": 1}, base).mean is None
+    assert resolve(PretrainConfig, {"data": "x", "epochs": 3}, base).mean == (0.5, 0.5, 0.5)

@@ -12,6 +12,7 @@ from PIL import Image
 from trials import STEPS, Server, checkpoints, command, final, losses, status
 
 from openmae import cli
+from openmae.cli import main
 from openmae.config.base import extra_of
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.sources import digits
@@ -231,3 +232,16 @@ def test_the_data_are_gone(
     ended = trials.run(command(out, str(tmp_path / "moved")))
     assert ended.code == 3, ended.text
     assert "has 0 images" in ended.text
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    words = f"pretrain digits --recipe digits --steps 4 --save-every 2 --workers 0 --out {out}"
+    assert main([*words.split(), "--time-limit", "0s"]) == 75  # stops before the first step
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    assert main([*words.split(), "--mask-ratio", "0.95", "--allow-change", "mask_ratio"]) == 2
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    assert main(words.split()) == 0
+    shorter = f"pretrain digits --steps 2 --allow-change steps --out {out}"
+    assert main(shorter.split()) == 2
+    assert "already" in capsys.readouterr().err

@@ -58,6 +58,9 @@ class Settings(BaseModel):
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of settings that replace each other, such as epochs and steps."""
 
+    parts_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Settings of a recipe that mean nothing once this one is given another value."""
+
     @model_validator(mode="before")
     @classmethod
     def _words_to_values(cls, values: Any) -> Any:
@@ -104,6 +107,9 @@ def resolve(
         UsageError: at most three lines, each naming a setting, its value and what it should be.
     """
     replaced = {name for group in model.one_of if given.keys() & set(group) for name in group}
+    for name, parts in model.parts_of.items():
+        if base and name in given and str(given[name]) != str(base.get(name)):
+            replaced |= set(parts)
     merged = {k: v for k, v in (base or {}).items() if k not in replaced} | dict(given)
     _known(model, merged, given, source)
     for group in model.one_of:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from openmae.config.base import MOST_SEED, Settings, setting
@@ -60,6 +61,10 @@ class ProbeConfig(ScoreConfig):
         "free",
     )
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.l2 is not None and (not self.l2 or min(self.l2) <= 0):
+            yield "l2", ": each must be greater than 0"
+
 
 class EmbedConfig(ReaderConfig):
     """One vector for each image, never masked: mean of patch tokens after the final norm."""
@@ -67,7 +72,7 @@ class EmbedConfig(ReaderConfig):
     out: str = setting(..., "output: .parquet, .npz or .csv", RUN, "free", short="-o")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.out.endswith((".parquet", ".npz", ".csv")):
+        if Path(self.out).suffix not in (".parquet", ".npz", ".csv"):
             yield "out", ": the name must end in .parquet, .npz or .csv"
 
 
@@ -90,7 +95,7 @@ class ReconstructConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.out.endswith((".png", ".jpg", ".webp")):
+        if Path(self.out).suffix not in (".png", ".jpg", ".webp"):
             yield "out", ": the name must end in .png, .jpg or .webp"
 
 

@@ -19,6 +19,7 @@ class PretrainConfig(Settings):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
     one_of: ClassVar = (("epochs", "steps"),)
+    parts_of: ClassVar = {"model": ("dim", "depth", "heads"), "channels": ("mean", "std")}
 
     data: str = setting(
         ..., "a folder of images, or the word digits", DATA, "allow", positional=True

@@ -81,6 +81,8 @@ class Cached:
         self._source, self._kept = source, {}  # type: tuple[Source, dict[int, Sample]]
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while a worker rebuilds it
+            raise AttributeError(name)
         return getattr(self._source, name)
 
     def __len__(self) -> int:

@@ -60,7 +60,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """ "auto" is bf16 on GPUs that have it, else fp32; bf16 is 4-5 times slower on most CPUs."""
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return (
+        "bf16"
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "fp32"
+    )
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -4,6 +4,7 @@ function of it.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from openmae.engine.monitor import Monitor
 from openmae.engine.optim import Schedule
 from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.engine.signals import StopRequest
-from openmae.errors import MemoryLimitError, StorageError
+from openmae.errors import MemoryLimitError, OpenMAEError, StorageError
 from openmae.randomness import Rand, torch_seed
 
 Batch = Mapping[str, Any]
@@ -140,35 +141,58 @@ def train(
     state.method.train()
     with torch.random.fork_rng(devices=[]), Progress(plan.total) as progress:
         monitor = Monitor(plan, run, progress, board)
-        reason = stop.reason()
-        while reason is None and state.step < plan.total:
-            waited = time.perf_counter()
-            try:
-                batch = next(batches)
-            except MemoryLimitError:  # a loader process was lost
-                if (reason := stop.reason()) is None:
-                    raise
-                break  # to the stop signal: what is finished is saved
-            monitor.waited += time.perf_counter() - waited
-            monitor.add(state.step, batch, training_step(state, batch, plan))
-            done = state.step == plan.total
-            if state.step % plan.log_every == 0 or done:
-                monitor.read(state.step)
-            if evaluate is not None and state.step in evaluate_at:
-                monitor.read(state.step)
-                if values := evaluate(state):
-                    monitor.log({"step": state.step, **values})
-                monitor.restart()
-            if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
-                monitor.read(state.step)
-                saver.save(state)
-            reason = stop.reason() if not done else None
+        try:
+            reason = _steps(state, batches, plan, stop, monitor, saver, evaluate, evaluate_at)
+        except StorageError:
+            raise
+        except OpenMAEError:  # between two steps: what is finished is whole, so it is kept
+            if state.step > 0:
+                with contextlib.suppress(StorageError):
+                    saver.save(state, last=True)
+            raise
         if state.step > 0:
             monitor.read(state.step)
             saver.save(state, last=True)
     if board:
         board.close()
     state.method.train(method_mode)
+    return reason
+
+
+def _steps(
+    state: State,
+    batches: Iterator[Batch],
+    plan: Plan,
+    stop: StopRequest,
+    monitor: Monitor,
+    saver: _Saver,
+    evaluate: Callable[[State], Mapping[str, Any]] | None,
+    evaluate_at: frozenset[int],
+) -> str | None:
+    """The loop itself; returns the reason of a stop."""
+    reason = stop.reason()
+    while reason is None and state.step < plan.total:
+        waited = time.perf_counter()
+        try:
+            batch = next(batches)
+        except MemoryLimitError:  # a loader process was lost
+            if (reason := stop.reason()) is None:
+                raise
+            break  # to the stop signal: what is finished is saved
+        monitor.waited += time.perf_counter() - waited
+        monitor.add(state.step, batch, training_step(state, batch, plan))
+        done = state.step == plan.total
+        if state.step % plan.log_every == 0 or done:
+            monitor.read(state.step)
+        if evaluate is not None and state.step in evaluate_at:
+            monitor.read(state.step)
+            if values := evaluate(state):
+                monitor.log({"step": state.step, **values})
+            monitor.restart()
+        if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
+            monitor.read(state.step)
+            saver.save(state)
+        reason = stop.reason() if not done else None
     return reason
 
 

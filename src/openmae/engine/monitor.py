@@ -75,7 +75,7 @@ class Monitor:
         read = torch.stack(
             [torch.stack([v["loss"], v["grad_norm"], v["skipped"]]) for _, _, v in self._window]
         )
-        rows: list[list[float]] = read.double().tolist()
+        rows: list[list[float]] = read.tolist()
         elapsed = time.perf_counter() - self._started
         images = len(rows) * self.plan.global_batch
         finite = [r for r in rows if not r[2]]
@@ -130,9 +130,10 @@ class Monitor:
             f" {limit})"
         )
         if self.skips_in_row >= limit:
+            rate = self.plan.schedule.peak * 128 / self.plan.global_batch
             raise DivergedError(
                 f"{limit} steps in a row without a finite loss, up to step {step}; the weights are"
-                " the last finite ones.\nLikely: a learning rate too high (try --lr"
-                f" {self.plan.schedule.peak * 128 / self.plan.global_batch:.2g}), no warm-up or no"
-                " --clip 1.0,\nor broken images: see anomalies.jsonl in " + str(self.run.path)
+                " the last finite ones, and saved.\nLikely: a learning rate too high (try"
+                f" --lr {rate:.2g} --allow-change lr), no warm-up, no --clip 1.0 (--allow-change\n"
+                f"clip), or broken images: see anomalies.jsonl in {self.run.path}"
             )

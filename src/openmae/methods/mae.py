@@ -146,7 +146,10 @@ class MAE(nn.Module):
             raise ValueError(
                 f"keep={keep}: at least one of {length} patches must be kept and one hidden"
             )
-        return choose(noise.to(device), keep if keep is not None else num_kept(length, ratio, name))
+        if device is not None and device.type == "cuda" and noise.device.type == "cpu":
+            noise = noise.pin_memory()  # else the copy would wait for the device
+        noise = noise.to(device, non_blocking=True)
+        return choose(noise, keep if keep is not None else num_kept(length, ratio, name))
 
     def forward(
         self,

@@ -15,7 +15,11 @@ def announce(job: Job, method: MAE, folder: RunFolder) -> None:
     config, resolved, found = job.config, job.resolved, job.found
     assert found is not None
     held_out = f", {len(job.held_out):,} held out" if job.held_out is not None else ""
-    say("Data", f"{len(job.source):,} images in {job.source.name}{held_out}; {found.sentence()}")
+    read_as = "" if set(found.channels) == {config.channels} else f", read as {config.channels}"
+    say(
+        "Data",
+        f"{len(job.source):,} images in {job.source.name}{held_out}; {found.sentence()}{read_as}",
+    )
     if found.bad:
         path, reason = found.bad[0]
         say(

@@ -60,7 +60,8 @@ class Evaluator:
         """
         every = self.config.eval_every
         interval = max(1, round(every * images / batch)) if every else max(1, total // 10)
-        return frozenset([*range(interval, total, interval), total])
+        last = total - interval // 2  # no evaluation just before the one at the end
+        return frozenset([*range(interval, last, interval), total])
 
     @torch.no_grad()
     def __call__(self, state: State) -> dict[str, Any]:
@@ -97,7 +98,8 @@ class Evaluator:
             rand = Rand(self.config.seed + _FIXED, 0, 0.0, first, rows)
             with self.autocast:
                 loss = method(batch["image"].to(self.device), rand)["sample_loss"]
-            total, count, first = total + float(loss.double().sum()), count + rows, first + rows
+            total += float(loss.cpu().double().sum())
+            count, first = count + rows, first + rows
         return total / max(count, 1)
 
     def _picture(self, method: MAE, step: int) -> None:

@@ -6,8 +6,10 @@ All checks come before the first write: a failed start leaves nothing.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from openmae.engine import checkpoint
 from openmae.engine.device import resolve_device, resolve_precision
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder, require_space
-from openmae.errors import UsageError
+from openmae.errors import DataError, UsageError
 from openmae.methods.mae import MAE
 
 _CACHE = 256_000_000  # bytes of decoded images that may stay in memory
@@ -36,6 +38,7 @@ class Job:
     source: Source
     held_out: Source | None
     found: Scan | None
+    changed: bool = False
 
 
 def prepare_new(config: PretrainConfig, options: Options, folder: RunFolder) -> Job:
@@ -52,6 +55,9 @@ def prepare_new(config: PretrainConfig, options: Options, folder: RunFolder) -> 
     found = scan(source, config.channels, measure=config.mean is None or config.std is None)
     if config.knn:
         require_classes(source, "--knn")
+    if found.bad and config.bad_images == "error":
+        raise DataError(f"{found.bad[0][0]}: {found.bad[0][1]}. Remove it, or --bad-images skip")
+    require_tracker(config)
     check_size(found, pair(config.image_size))
     resolved = _resolve(config, recipe, device, source, found)
     with torch.device("meta"):
@@ -70,7 +76,7 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     except ValueError:
         if config.val == config.data == "digits":
             return source, open_source("digits", split="test")
-        return source, open_source(config.val, config.channels)
+        return _without(source, config), open_source(config.val, config.channels)
     if not 0 < fraction < 1:
         raise UsageError(f"--val {config.val}: give a folder, or a fraction between 0 and 1")
     return hash_split(source, fraction)
@@ -85,6 +91,23 @@ def lengths(config: PretrainConfig, images: int) -> tuple[int, int]:
     shortened = max(1, total // 20) if total > 1 else 0
     warn(f"a warm-up of {config.warmup_epochs:g} epochs does not fit: {shortened} of {total} steps")
     return total, shortened
+
+
+def _without(source: Source, config: PretrainConfig) -> Source:
+    """The training images without those of a held-out folder that lies among them."""
+    root, inside = (Path(p or "").expanduser().resolve() for p in (config.data, config.val))
+    if inside == root:
+        raise UsageError(f"--val {config.val} is the training folder itself. Give a fraction: 0.05")
+    if root not in inside.parents:
+        return source
+    prefix = inside.relative_to(root).as_posix() + "/"
+    return source.subset([i for i in range(len(source)) if not source.path(i).startswith(prefix)])
+
+
+def require_tracker(config: PretrainConfig) -> None:
+    """Raise UsageError when the tracker that is asked for is not installed."""
+    if config.track and importlib.util.find_spec(config.track) is None:
+        raise UsageError(f'--track {config.track}: pip install "openmae[track]"')
 
 
 def _resolve(

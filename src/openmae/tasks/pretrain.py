@@ -31,7 +31,7 @@ from openmae.engine.optim import Schedule, absolute_lr, adamw
 from openmae.engine.parallel import parallelize
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
-from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError, StorageError
+from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.report.figures import plot_curves
 from openmae.tasks.announce import announce
@@ -72,7 +72,12 @@ def run(config: PretrainConfig, options: Options) -> Results:
             found, notices = checkpoint.latest(folder.checkpoints)
             for notice in notices:
                 warn(notice)
-            at = found.step if found else 0
+            at, total = found.step if found else 0, job.resolved["total_steps"]
+            if at > total:
+                raise UsageError(
+                    f"{folder.path} is at step {at:,} already, asked for {total:,}. Give a longer"
+                    " length, or another --out"
+                )
             if options.dry_run:
                 say(
                     "Dry run",
@@ -83,6 +88,9 @@ def run(config: PretrainConfig, options: Options) -> Results:
                     {"step": at, "steps": job.resolved["total_steps"], "dry_run": True}, folder.path
                 )
             say("Continue", f"{folder.path} at step {at:,} of {job.resolved['total_steps']:,}")
+            if job.changed:
+                folder.write_config("pretrain", job.config.model_dump(mode="json"), job.resolved)
+                write_listing(job.source, folder)
             checkpoint.clean(folder.checkpoints)
             folder.trim_metrics(at)
             if found is None and job.config.init:
@@ -180,9 +188,9 @@ def _train(
         state.step = found.step
     parallelize(method, resolved["compile"])
     transform = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
-    source = Cached(job.source) if resolved["cache"] else job.source
-    batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
     workers = auto_workers(device.type) if config.workers is None else config.workers
+    source = Cached(job.source) if resolved["cache"] and not workers else job.source
+    batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
     stop.watch(folder.path)
     with threads(resolved["threads"]):
         evaluator = Evaluator(
@@ -195,12 +203,19 @@ def _train(
             )
             reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
         except torch.OutOfMemoryError:
-            _failed(folder, state, plan, error := _out_of_memory(plan))
-            raise error from None
+            _failed(folder, state, plan, short := _out_of_memory(plan))
+            raise short from None
         except OpenMAEError as error:
             _failed(folder, state, plan, error)
             raise
-        return _end(job, state, plan, folder, reason)
+        try:
+            return _end(job, state, plan, folder, reason)
+        except OSError as error:
+            text = (
+                f"{folder.path}: {error.strerror or error}. The checkpoint is safe: free some space"
+            )
+            _failed(folder, state, plan, refused := StorageError(f"{text}, then run it again"))
+            raise refused from None
 
 
 def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) -> None:
@@ -208,6 +223,8 @@ def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) ->
 
 
 def _out_of_memory(plan: Plan) -> MemoryLimitError:
+    if plan.micro_batch == 1:
+        return MemoryLimitError("Out of GPU memory at one image at a time: a smaller model, or cpu")
     half = max(m for m in range(1, max(plan.micro_batch // 2, 1) + 1) if plan.global_batch % m == 0)
     return MemoryLimitError(
         f"Out of GPU memory at {plan.micro_batch} images at a time. Same result: --micro-batch"
@@ -217,18 +234,19 @@ def _out_of_memory(plan: Plan) -> MemoryLimitError:
 
 def _end(job: Job, state: State, plan: Plan, folder: RunFolder, reason: str | None) -> Results:
     """Write what a run leaves behind, or say how to go on."""
-    plot_curves(folder)
     if reason is not None:
         folder.status("stopped", state.step, plan.total, reason, STOPPED_EARLY)
         saved = (
             f"saved step {state.step:,} of {plan.total:,}" if state.step else "nothing to save yet"
         )
         say("Stopped", f"{reason}: {saved}. The same command again continues")
+        plot_curves(folder)
         return Results({"step": state.step, "stopped": reason}, folder.path, STOPPED_EARLY)
     _write_encoder(job, state, folder)
+    plot_curves(folder)
     rows = read_jsonl(folder.metrics)
     results: dict[str, Any] = {
-        "loss": next(r["loss"] for r in reversed(rows) if r.get("loss") is not None)
+        "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
     }
     for name in ("val_loss", "knn_accuracy", "knn_majority"):
         found = [row[name] for row in rows if name in row]
@@ -243,10 +261,10 @@ def _end(job: Job, state: State, plan: Plan, folder: RunFolder, reason: str | No
     folder.write_json("results.json", results)
     folder.status("done", plan.total, plan.total, exit_code=0)
     more = "".join(f", {n} {results[n]:.4f}" for n in ("val_loss", "knn_accuracy") if n in results)
+    loss = "unknown" if results["loss"] is None else f"{results['loss']:.4f}"
     say(
         "Done",
-        f"loss {results['loss']:.4f}{more}, {duration(_seconds(rows))} of training, {skipped}"
-        " skipped steps",
+        f"loss {loss}{more}, {duration(_seconds(rows))} of training, {skipped} skipped steps",
     )
     where, data = folder.path, job.config.data
     say("Next", f"openmae reconstruct {where} {data} -o reconstruction.png")

@@ -50,10 +50,11 @@ def run(config: QuickstartConfig, options: Options) -> Results:
 def _explain(results: dict[str, Any], config: QuickstartConfig, picture: str) -> None:
     ratio = results["reconstruction_mse"] / results["mean_fill_mse"]
     gain = 100 * (results["probe_accuracy"] - results["random_weights_probe_accuracy"])
+    taught = "pretraining taught it" if gain > 0 else "no gain: train longer"
     say("\nWhat this shows")
     say(
         f"  The linear probe is {gain:+.1f} points from the same network with random weights:"
-        " pretraining taught it."
+        f" {taught}."
     )
     say(
         f"  Hidden patches are filled in at {ratio:.0%} of the error of a mean fill: look at"

@@ -20,11 +20,12 @@ from openmae.data.transforms import EvalTransform
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
-from openmae.engine.runfolder import Results, RunFolder
+from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.errors import DataError, StorageError
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
 
-RAW_SIDE = 32  # pixels; larger images are made this small for the raw-pixel baseline
+RAW_SIDE = 16  # pixels; larger images are made this small for the raw-pixel baseline
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Reader:
 
 
 class RawPixels(nn.Module):
-    """The baseline without a network: pixels, at the model's size but at most 32 px."""
+    """The baseline without a network: pixels, at the model's size but at most 16 px."""
 
     num_prefix_tokens = 0
 
@@ -104,7 +105,10 @@ def score(
     )
     if dry_run:
         return dry()
+    folder = result_folder(config.out, reader.loaded, task, config.data)
     own = reader.features(train), reader.features(test)
+    if len(set(own[0].labels.tolist())) < 2:
+        raise DataError("the training part holds one class only: more images, or train/ and test/")
     results: dict[str, Any] = {
         f"{task}_accuracy": evaluate(*own),
         "majority_accuracy": majority(*own),
@@ -127,7 +131,6 @@ def score(
         f"{task}_high_95": high,
     }
     _tell(task, results, n)
-    folder = result_folder(config.out, reader.loaded, task, config.data)
     if folder is not None:
         folder.write_json(
             "results.json",
@@ -173,5 +176,10 @@ def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunF
     path = Path(out).expanduser() if out else loaded.run / name if loaded.run else None
     if path is None:
         return None
+    if (path / CONFIG).exists():
+        raise StorageError(
+            f"{path} is a run folder. Drop --out (the result then goes to {name} inside the run),"
+            " or give another"
+        )
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from openmae.config.base import Options, extra_of, shown
-from openmae.config.pretrain import PretrainConfig
-from openmae.data.sources import Source
+from openmae.config.pretrain import PretrainConfig, pair
+from openmae.data.check import check_size, scan
+from openmae.data.sources import Source, require_classes
 from openmae.engine.device import environment, resolve_device, resolve_precision
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import DataError, StorageError, UsageError
-from openmae.tasks.prepare import Job, data_hash, lengths, open_data, write_listing
+from openmae.tasks.prepare import Job, data_hash, lengths, open_data, require_tracker
 
 
 def differences(
@@ -61,13 +62,15 @@ def prepare_resume(config: PretrainConfig, options: Options, folder: RunFolder) 
     if set(changes) & {"precision", "device"}:
         fresh["precision"] = resolve_precision(now.precision, device)
     fresh |= {n: changes[n] for n in ("compile", "save_every") if changes.get(n) is not None}
-    if changes or not same_data:
+    changed = bool(changes) or not same_data
+    if changed:
         resolved |= fresh
-    if (changes or not same_data) and not options.dry_run:
-        folder.write_config("pretrain", now.model_dump(mode="json"), resolved)
-        write_listing(source, folder)
-    _other_machine(folder, device)
-    return Job(now, resolved, source, held_out, None)
+        check_size(scan(source, now.channels, measure=False), pair(now.image_size))
+    if now.knn:
+        require_classes(source, "--knn")
+    require_tracker(now)
+    _other_machine(folder, device, now.deterministic)
+    return Job(now, resolved, source, held_out, None, changed)
 
 
 def require_same_data(
@@ -135,25 +138,18 @@ def _data_difference(source: Source, folder: RunFolder, images: int) -> str:
     )
 
 
-def _other_machine(folder: RunFolder, device: torch.device) -> None:
-    """Say so when versions or device differ: the run then continues within tolerance, not to the
-    bit.
-    """
-    path = folder.path / "environment.json"
+def _other_machine(folder: RunFolder, device: torch.device, deterministic: bool) -> None:
+    """Say so when a run will continue within tolerance and not to the bit."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+        versions = dict(before["versions"])
+    except (OSError, ValueError, KeyError, TypeError):
         return
     now = environment(device)
-    differ = [
-        f"{k} {before['versions'].get(k)} -> {v}"
-        for k, v in now["versions"].items()
-        if before["versions"].get(k) != v
-    ]
-    differ += [
-        f"{k} {before.get(k)} -> {now.get(k)}"
-        for k in ("device", "cpu", "gpu")
-        if before.get(k) != now.get(k)
-    ]
+    pairs = [(k, versions.get(k), v) for k, v in now["versions"].items()]
+    pairs += [(k, before.get(k), now.get(k)) for k in ("device", "cpu", "gpu")]
+    differ = [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+    if device.type == "cuda" and not deterministic:
+        differ.append("GPU kernels without --deterministic")
     if differ:
         warn(f"continues within tolerance, not to the bit: {', '.join(differ)}")

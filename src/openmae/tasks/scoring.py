@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmae.engine.features import Features
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean loss, per weight squared
+PENALTIES = (1e-3, 1e-2, 1e-1)  # of the mean loss, per weight squared
 
 
 def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: float = 0.07) -> float:
@@ -100,7 +100,8 @@ def _choose_penalty(x: NDArray[Any], train: Features, penalties: Sequence[float]
 def _fit(x: NDArray[Any], labels: NDArray[Any], l2: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=1 / (l2 * len(x)), max_iter=1000, tol=1e-4).fit(x, labels)
+    model = LogisticRegression(C=1 / (l2 * len(x)), max_iter=1000, tol=1e-4)
+    return model.fit(x.astype(np.float32), labels)  # half the time of float64
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:

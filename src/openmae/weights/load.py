@@ -95,8 +95,7 @@ def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loade
         arguments["encoder_args"] = {**(arguments.get("encoder_args") or {}), "num_heads": heads}
     if decoder_heads is not None:
         arguments["decoder_heads"] = decoder_heads
-    with torch.random.fork_rng(devices=[]):
-        method = METHODS[record["name"]](**arguments)
+    method = METHODS[record["name"]](**arguments)
     averaged = checkpoint.load_weights(found, method)
     what = f"{path} at step {found.step:,}" + (" (averaged weights)" if averaged else "")
     return Loaded(method.eval(), what, path, tuple(notices))
