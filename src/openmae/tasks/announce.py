@@ -48,7 +48,7 @@ def announce(job: Job, method: MAE, folder: RunFolder) -> None:
     say("Recipe", f"{resolved['recipe'] or 'the paper: defaults of Table 8'}")
     say(
         "Plan",
-        f"{length:g} epochs = {resolved['total_steps']:,} steps of {config.batch_size}"
+        f"{length:.4g} epochs = {resolved['total_steps']:,} steps of {config.batch_size}"
         f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
         f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
     )
