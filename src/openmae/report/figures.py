@@ -37,6 +37,7 @@ def plot_curves(folder: RunFolder) -> None:
         right = axes.twinx()
         _points(right, rows, "knn_accuracy", per_epoch, "#3b7d3b", "k-NN accuracy (right)")
         right.set_ylabel("k-NN accuracy")
+        right.set_ylim(0, min(1.0, 1.5 * max(r.get("knn_accuracy", 0) for r in rows) + 0.01))
         right.legend(loc="center right", frameon=False)
     folder.pictures.mkdir(exist_ok=True)
     figure.savefig(folder.pictures / "loss.png", dpi=120)
