@@ -32,7 +32,7 @@ def run(config: QuickstartConfig, options: Options) -> Results:
     trained = pretrain.run(resolve(PretrainConfig, given), Options())
     if trained.exit_code:
         return trained
-    where = {"model": config.out, "data": "digits", "device": config.device}
+    where = {"model": config.out, "data": "digits", "device": config.device, "seed": config.seed}
     say("\nk-NN and linear probe on the encoder's frozen features, beside honest baselines")
     results: dict[str, Any] = dict(knn.run(resolve(KnnConfig, where), Options()))
     results |= probe.run(resolve(ProbeConfig, where), Options())
