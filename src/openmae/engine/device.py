@@ -74,12 +74,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     )
 
 
-def set_deterministic(on: bool) -> None:
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
     """Deterministic kernels, for equal bits on GPUs; on CPU they already are."""
+    before = torch.are_deterministic_algorithms_enabled()
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(on or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager
@@ -100,7 +106,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     machine: dict[str, Any] = {
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": cpu_count(),
         "threads": torch.get_num_threads(),

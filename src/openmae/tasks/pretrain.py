@@ -19,9 +19,9 @@ from openmae.engine import checkpoint
 from openmae.engine.device import (
     auto_workers,
     autocast,
+    deterministic,
     environment,
     resolve_device,
-    set_deterministic,
     threads,
 )
 from openmae.engine.ema import EMA
@@ -177,7 +177,6 @@ def _train(
 ) -> Results:
     config, resolved = job.config, job.resolved
     device = resolve_device(resolved["device"])
-    set_deterministic(config.deterministic)
     method.to(device)
     plan = _plan(job, method)
     optimizer = adamw(method, plan.schedule.peak, config.betas, config.weight_decay)
@@ -192,7 +191,7 @@ def _train(
     source = Cached(job.source) if resolved["cache"] and not workers else job.source
     batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
     stop.watch(folder.path)
-    with threads(resolved["threads"]):
+    with threads(resolved["threads"]), deterministic(config.deterministic):
         evaluator = Evaluator(
             job.source, job.held_out, config, folder, autocast(plan.precision, device), device
         )
