@@ -11,33 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_options import TINY
 
 from openmae.cli import main
-
-TINY = [
-    "--dim",
-    "16",
-    "--depth",
-    "1",
-    "--heads",
-    "2",
-    "--decoder-dim",
-    "16",
-    "--decoder-depth",
-    "1",
-    "--decoder-heads",
-    "2",
-    "--image-size",
-    "32",
-    "--patch-size",
-    "8",
-    "--batch-size",
-    "4",
-    "--warmup-epochs",
-    "0",
-    "--workers",
-    "0",
-]
 
 
 class Said(NamedTuple):
