@@ -23,16 +23,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = np.random.default_rng(i).integers(0, 256, (40, 44, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "photos" / f"{i}.png")
     for name, more in (("raw", []), ("ema", ["--ema", "0.9"])):
-        words = [
-            "pretrain",
-            str(root / "photos"),
-            "--out",
-            str(root / name),
-            *TINY,
-            "--steps",
-            "3",
-            *more,
-        ]
+        words = ["pretrain", str(root / "photos"), "--out", str(root / name), *TINY, *more]
+        words[words.index("--depth") + 1] = "2"
+        words += ["--steps", "3"]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert main([*words, "--save-every", "1"]) == 0
     return root
