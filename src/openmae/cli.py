@@ -293,7 +293,7 @@ def _message(error: Exception, words: list[str]) -> str:
 
 def entry() -> None:
     """The console script."""
-    # Threads that wait without spinning: as fast on an idle machine, and many times faster where
-    # another process wants a core. It counts only before torch is loaded.
+    # Threads that wait without spinning: as fast on an idle machine (four short runs), and they
+    # leave the core to another process that wants it. It counts only before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main())
