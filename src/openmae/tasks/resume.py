@@ -53,7 +53,8 @@ def prepare_resume(config: PretrainConfig, options: Options, folder: RunFolder) 
     same_data = require_same_data(source, resolved, options, folder)
     device = resolve_device(now.device if "device" in changes else resolved["device"])
     fresh: dict[str, Any] = {"device": str(device), "images": len(source)}
-    fresh["data_hash"] = data_hash(source)
+    if not same_data:  # else the run's own hash stands: no second look at every file
+        fresh["data_hash"] = data_hash(source)
     if set(changes) & {"epochs", "steps", "batch_size", "warmup_epochs"} or not same_data:
         total, warmup = lengths(now, len(source))
         fresh |= {"total_steps": total, "warmup_steps": warmup}
