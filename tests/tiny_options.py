@@ -8,3 +8,14 @@ _WORDS = """
 """
 TINY = _WORDS.split()
 """How many steps is left to the test."""
+
+TINY_MAE = {
+    "encoder": "vit_tiny_patch16_224",
+    "image_size": (32, 48),
+    "patch_size": 8,
+    "encoder_args": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+    "decoder_dim": 32,
+    "decoder_depth": 2,
+    "decoder_heads": 4,
+}
+"""Arguments of a very small openmae.MAE, not square."""

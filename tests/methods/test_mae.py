@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_options import TINY_MAE
 from torch import Tensor
 
 import openmae
@@ -13,20 +14,10 @@ from openmae.models.masking import MASKS
 from openmae.models.patches import patchify
 from openmae.randomness import Rand
 
-GIVEN = {
-    "encoder": "vit_tiny_patch16_224",
-    "image_size": (32, 48),
-    "patch_size": 8,
-    "encoder_args": {"embed_dim": 32, "depth": 2, "num_heads": 2},
-    "decoder_dim": 32,
-    "decoder_depth": 2,
-    "decoder_heads": 4,
-}
-
 
 def tiny(**arguments) -> MAE:
     torch.manual_seed(0)
-    return MAE(**(GIVEN | arguments)).double()
+    return MAE(**(TINY_MAE | arguments)).double()
 
 
 def noise(batch: int = 3, length: int = 24, seed: int = 1) -> Tensor:

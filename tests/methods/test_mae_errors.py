@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_options import TINY_MAE
 
 from openmae.errors import UsageError
 from openmae.methods import MAE
 
-GIVEN = {
-    "encoder": "vit_tiny_patch16_224",
-    "image_size": (32, 48),
-    "patch_size": 8,
-    "encoder_args": {"embed_dim": 32, "depth": 2, "num_heads": 2},
-    "decoder_dim": 32,
-    "decoder_depth": 2,
-    "decoder_heads": 4,
-}
-
 
 def tiny(**arguments) -> MAE:
-    return MAE(**(GIVEN | arguments))
+    return MAE(**(TINY_MAE | arguments))
 
 
 def test_unknown_encoder_names_the_closest():
