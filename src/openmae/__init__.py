@@ -25,7 +25,7 @@ _NAMES = {
     "load": "openmae.weights",
     "list_models": "openmae.models.encoder",  # the command `models`; openmae.models is a package
 }
-_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "embed", "reconstruct")
+_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "finetune", "embed", "reconstruct")
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]
 

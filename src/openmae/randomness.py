@@ -84,6 +84,10 @@ class Rand:
         below_one = np.float32(1 - 2**-24)  # rounding to float32 must not reach 1
         return torch.from_numpy(np.minimum(noise.astype(np.float32), below_one)).reshape(shape)
 
+    def seed_of(self, purpose: str) -> int:
+        """A seed that belongs to the step, the same for all its rows."""
+        return torch_seed(self.seed, purpose, self.step)
+
     def slice(self, start: int, stop: int) -> Rand:
         """The randomness of rows start .. stop of this batch (a micro-batch)."""
         return Rand(self.seed, self.step, self.progress, self.first + start, stop - start)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from openmae.config import resolve
-from openmae.config.pretrain import PretrainConfig, pair
+from openmae.config.pretrain import PretrainConfig
+from openmae.config.training import pair
 from openmae.data.check import check_channels, check_size, scan
 from openmae.data.sources import open_source
 from openmae.errors import DataError

@@ -22,6 +22,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "Score frozen features with k nearest neighbours.",
     ),
     "probe": ("openmae.config.evaluate:ProbeConfig", "Score frozen features with a linear layer."),
+    "finetune": (
+        "openmae.config.finetune:FinetuneConfig",
+        "Train a classifier on a pretrained encoder.",
+    ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),

@@ -36,8 +36,8 @@ class Transform(Protocol):
 
 
 class TrainBatches(Dataset[Batch]):
-    """`batches[step]` -> {"image" (B, C, H, W) uint8, "path", "id", "bad"} for one rank's slots of
-    the global batch.
+    """`batches[step]` -> {"image" (B, C, H, W), "path", "id", "label", "bad"} for one rank's
+    slots of the global batch.
 
     An image that cannot be read is replaced by another one that its position decides ("skip"), by
     zeros ("zero"), or ends the run ("error"); "bad" lists (path, reason).
@@ -73,6 +73,7 @@ class TrainBatches(Dataset[Batch]):
             "image": images,
             "path": paths,
             "id": [sample["id"] for _, sample in rows],
+            "label": torch.from_numpy(np.stack([sample["label"] for _, sample in rows])),
             "bad": bad,
         }
 
@@ -102,7 +103,9 @@ class TrainBatches(Dataset[Batch]):
     def _zero(self, index: int, draws: NDArray[np.float64]) -> tuple[Tensor, Sample]:
         channels = getattr(self.source, "channels", None) or 3
         image = np.zeros((32, 32, channels), dtype=np.uint8)
-        sample = Sample(image=image, path=self.source.path(index), id=index, label=-1)
+        sample = Sample(
+            image=image, path=self.source.path(index), id=index, label=self.source.labels[index]
+        )
         return self.transform(image, draws), sample
 
 

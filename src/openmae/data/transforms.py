@@ -52,14 +52,21 @@ class TrainTransform:
 @dataclass(frozen=True)
 class EvalTransform:
     """Resize the shorter side to fit, then crop the centre: the largest central part of the right
-    shape.
+    shape, or `crop_pct` of it (resize to size / crop_pct, then crop, as published: 256 to 224).
     """
 
     size: tuple[int, int]
+    crop_pct: float = 1.0
 
     def __call__(self, image: Image8) -> Tensor:
         height, width = image.shape[:2]
         scale = min(height / self.size[0], width / self.size[1])
+        if self.crop_pct != 1:
+            whole = [
+                max(s, round(n / scale / self.crop_pct)) for s, n in self._sides(height, width)
+            ]
+            resized = tv.resize(to_tensor(image), whole, _BICUBIC, antialias=True)
+            return tv.center_crop(resized, list(self.size))
         h, w = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
         top, left = (height - h) // 2, (width - w) // 2
         if (h, w) == self.size:
@@ -67,6 +74,9 @@ class EvalTransform:
         return tv.resized_crop(
             to_tensor(image), top, left, h, w, list(self.size), _BICUBIC, antialias=True
         )
+
+    def _sides(self, height: int, width: int) -> list[tuple[int, int]]:
+        return list(zip(self.size, (height, width), strict=True))
 
 
 def crop_box(

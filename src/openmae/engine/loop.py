@@ -90,7 +90,7 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     skipped = 1 - torch.isfinite(loss + norm).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
-        group["lr"] = plan.schedule(step)
+        group["lr"] = plan.schedule(step) * group.get("lr_scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
 
 
-def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and tokens are decayed, one-dimensional parameters (biases, norms) are
     not.
 
@@ -27,10 +28,19 @@ def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, objec
     ]
 
 
-def adamw(method: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> AdamW:
-    """Fused AdamW, which can skip a step on the device."""
-    groups = [g for g in param_groups(method, weight_decay) if g["params"]]
-    return AdamW(groups, lr=lr, betas=betas, fused=True)
+def adamw(
+    method: nn.Module,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    groups: list[dict[str, Any]] | None = None,
+) -> AdamW:
+    """Fused AdamW, which can skip a step on the device; `param_groups` by default.
+
+    A group may hold "lr_scale", which the loop multiplies the learning rate with (layer decay).
+    """
+    groups = param_groups(method, weight_decay) if groups is None else groups
+    return AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
 
 
 @dataclass(frozen=True)

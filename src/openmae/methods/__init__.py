@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 
-METHODS: dict[str, type[nn.Module]] = {"mae": MAE}
+METHODS: dict[str, type[nn.Module]] = {"mae": MAE, "classify": Classifier}

@@ -24,6 +24,7 @@ class Randomness(Protocol):
     """The step's randomness; `openmae.randomness.Rand` is the one that training uses."""
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor: ...
+    def seed_of(self, purpose: str) -> int: ...
 
 
 class MAE(nn.Module):

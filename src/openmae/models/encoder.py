@@ -169,6 +169,20 @@ def create_arguments(
     return create
 
 
+def method_arguments(create: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `MAE` and `Classifier` that make the encoder of a `timm.create_model` call,
+    size and head aside.
+    """
+    own = ("model_name", "img_size", "patch_size", "in_chans", "num_classes", "global_pool")
+    patch = create.get("patch_size")
+    return {
+        "encoder": create["model_name"],
+        "patch_size": tuple(patch) if isinstance(patch, list) else patch,
+        "in_chans": create["in_chans"],
+        "encoder_args": {k: v for k, v in create.items() if k not in (*own, "fc_norm")},
+    }
+
+
 def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransformer:
     """Call timm; refuse what is not a plain ViT with absolute positions."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in create.items()}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmae.config.pretrain import PretrainConfig, pair
+from openmae.config.pretrain import PretrainConfig
+from openmae.config.training import pair
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import Source, hash_split
 from openmae.data.transforms import EvalTransform
@@ -53,15 +54,6 @@ class Evaluator:
         if config.knn:
             first, second = hash_split(source, 0.2)
             self.knn = _thin(first, _KNN_TRAIN), _thin(second, _KNN_TEST)
-
-    def points(self, total: int, images: int, batch: int) -> frozenset[int]:
-        """The steps after which to evaluate: every `eval_every` epochs, ten times a run by default,
-        and at the end.
-        """
-        every = self.config.eval_every
-        interval = max(1, round(every * images / batch)) if every else max(1, total // 10)
-        last = total - interval // 2  # no evaluation just before the one at the end
-        return frozenset([*range(interval, last, interval), total])
 
     @torch.no_grad()
     def __call__(self, state: State) -> dict[str, Any]:

@@ -4,294 +4,186 @@ again continues it.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from openmae.config.base import Options
-from openmae.config.pretrain import PretrainConfig, pair, seconds
-from openmae.data.loader import TrainBatches, loader
-from openmae.data.sources import Cached
+from openmae.config.pretrain import PretrainConfig
+from openmae.config.training import pair
+from openmae.data.check import Scan, check_size, scan
+from openmae.data.loader import Transform
+from openmae.data.sources import Source, hash_split, open_source, require_classes
 from openmae.data.transforms import TrainTransform
-from openmae.engine import checkpoint
-from openmae.engine.device import (
-    auto_workers,
-    autocast,
-    deterministic,
-    environment,
-    resolve_device,
-    threads,
-)
-from openmae.engine.ema import EMA
-from openmae.engine.log import duration, say, warn
-from openmae.engine.loop import Plan, State, train
-from openmae.engine.optim import Schedule, absolute_lr, adamw
-from openmae.engine.parallel import parallelize
+from openmae.engine.device import autocast
+from openmae.engine.loop import Plan, State
+from openmae.engine.optim import param_groups
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
-from openmae.engine.signals import StopRequest
-from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError, StorageError, UsageError
+from openmae.errors import UsageError
 from openmae.methods.mae import MAE
-from openmae.report.figures import plot_curves
-from openmae.tasks.announce import announce
 from openmae.tasks.evaluator import Evaluator
-from openmae.tasks.prepare import Job, build_method, open_data, prepare_new, write_listing
-from openmae.tasks.resume import differences, prepare_resume, require_same_data
-from openmae.weights import save_encoder
+from openmae.tasks.kind import Job, Kind
+from openmae.tasks.training import train_run
 from openmae.weights.load import start_from
 
 
 def run(config: PretrainConfig, options: Options) -> Results:
     """Pretrain, or continue a run; returns the final metrics, exit code 75 after an early stop."""
-    with StopRequest(seconds(config.time_limit) if config.time_limit else None) as stop:
-        folder = RunFolder(
-            Path(config.out or f"runs/{Path(config.data).resolve().name}").expanduser()
+    return train_run(Pretraining(), config, options)
+
+
+class Pretraining(Kind):
+    """A masked autoencoder on images without labels."""
+
+    task = "pretrain"
+    method_name = "mae"
+    settings = PretrainConfig
+    architecture = ("model", "dim", "depth", "heads")
+
+    def default_out(self, config: PretrainConfig) -> Path:
+        return Path(f"runs/{Path(config.data).resolve().name}").expanduser()
+
+    def default_recipe(self, config: PretrainConfig, device_type: str) -> str:
+        return choose_recipe(config.data, device_type, len(open_source(config.data)))
+
+    def open_data(
+        self, config: PretrainConfig, resolved: Mapping[str, Any]
+    ) -> tuple[Source, Source | None]:
+        return open_data(config)
+
+    def look(self, config: PretrainConfig, source: Source) -> Scan:
+        found = scan(source, config.channels, measure=config.mean is None or config.std is None)
+        if config.knn:
+            require_classes(source, "--knn")
+        check_size(found, pair(config.image_size))
+        return found
+
+    def resolve(self, config: PretrainConfig, source: Source, found: Scan) -> dict[str, Any]:
+        return {"mean": list(config.mean or found.mean), "std": list(config.std or found.std)}
+
+    def recheck(self, config: PretrainConfig, resolved: Mapping[str, Any], source: Source) -> None:
+        check_size(scan(source, config.channels, measure=False), pair(config.image_size))
+        if config.knn:
+            require_classes(source, "--knn")
+
+    def build(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
+        return build_method(config, resolved)
+
+    def start(self, config: PretrainConfig, method: nn.Module) -> str | None:
+        if not config.init:
+            return None
+        assert isinstance(method, MAE)
+        return start_from(method.encoder, config.init)
+
+    def groups(self, config: PretrainConfig, method: nn.Module) -> list[dict[str, Any]]:
+        return param_groups(method, config.weight_decay)
+
+    def transform(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform:
+        return TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
+
+    def evaluator(
+        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
+    ) -> Callable[[State], Mapping[str, Any]]:
+        context = autocast(plan.precision, device)
+        return Evaluator(job.source, job.held_out, job.config, folder, context, device)
+
+    def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
+        config, resolved, found = job.config, job.resolved, job.found
+        assert isinstance(method, MAE)
+        assert found is not None
+        mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
+        measured = "given" if config.mean else f"measured on {found.looked:,} images"
+        count = sum(p.numel() for p in method.parameters())
+        height, width = pair(config.image_size)
+        patch = method.encoder.patch
+        decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}"
+        return [
+            ("", f"mean ({mean}), std ({std}), {measured}"),
+            (
+                "Model",
+                f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, mask"
+                f" {config.mask_ratio:.0%} {config.mask}, {decoder}, {count / 1e6:.1f} M"
+                " parameters",
+            ),
+        ]
+
+    def about(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
+        told = {"target": config.target, "mask_ratio": str(config.mask_ratio)}
+        return told | super().about(config, resolved)
+
+    def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
+        rows = read_jsonl(folder.metrics)
+        results: dict[str, Any] = {}
+        for name in ("val_loss", "knn_accuracy", "knn_majority"):
+            found = [row[name] for row in rows if name in row]
+            results |= {name: found[-1]} if found else {}
+        return results | {"n": len(job.source)}
+
+    def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
+        where, data = folder.path, job.config.data
+        return [
+            f"openmae reconstruct {where} {data} -o reconstruction.png",
+            f"openmae embed {where} {data} -o features.npz",
+            f"openmae probe {where} LABELLED_FOLDER   (one folder for each class)",
+        ]
+
+
+def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
+    """The images to train on, and those that are held out."""
+    source = open_source(config.data, config.channels)
+    if config.val is None:
+        return source, None
+    try:
+        fraction = float(config.val)
+    except ValueError:
+        if config.val == config.data == "digits":
+            return source, open_source("digits", split="test")
+        return _without(source, config), open_source(config.val, config.channels)
+    if not 0 < fraction < 1:
+        raise UsageError(f"--val {config.val}: give a folder, or a fraction between 0 and 1")
+    return hash_split(source, fraction)
+
+
+def _without(source: Source, config: PretrainConfig) -> Source:
+    """The training images without those of a held-out folder that lies among them."""
+    root, inside = (Path(p or "").expanduser().resolve() for p in (config.data, config.val))
+    if inside == root:
+        raise UsageError(f"--val {config.val} is the training folder itself. Give a fraction: 0.05")
+    if root not in inside.parents:
+        return source
+    prefix = inside.relative_to(root).as_posix() + "/"
+    return source.subset([i for i in range(len(source)) if not source.path(i).startswith(prefix)])
+
+
+def choose_recipe(data: str, device_type: str, images: int) -> str:
+    """The recipe of a run that names none: by device and number of images."""
+    if data == "digits":
+        return "digits"
+    if device_type != "cuda":
+        return "laptop"
+    return "one-gpu" if images < 200_000 else "vit-base-paper"
+
+
+def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
+    """The model of a run, with its seeded initial weights."""
+    sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return MAE(
+            encoder=config.model,
+            image_size=pair(config.image_size),
+            patch_size=None if config.patch_size is None else pair(config.patch_size),
+            in_chans=config.channels,
+            encoder_args={k: v for k, v in sizes.items() if v is not None},
+            decoder_dim=config.decoder_dim,
+            decoder_depth=config.decoder_depth,
+            decoder_heads=config.decoder_heads,
+            target=config.target,
+            mask=config.mask,
+            mask_ratio=config.mask_ratio,
+            mean=resolved["mean"],
+            std=resolved["std"],
         )
-        if not folder.exists():
-            job = prepare_new(config, options, folder)
-            method = _new_method(job)
-            announce(job, method, folder)
-            if options.dry_run:
-                say("Dry run", "everything fits; nothing was written")
-                return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
-            with folder.lock():
-                if folder.exists():  # while the data were looked at
-                    raise StorageError(
-                        f"{folder.path} was begun by another process. Give another --out, or run"
-                        " the same command again to continue it"
-                    )
-                _write_start(job, folder)
-                return _train(job, method, folder, stop, None)
-        finished = _finished(config, options, folder)
-        if finished is not None:
-            return finished
-        with folder.lock():
-            job = prepare_resume(config, options, folder)
-            method = build_method(job.config, job.resolved)
-            found, notices = checkpoint.latest(folder.checkpoints)
-            for notice in notices:
-                warn(notice)
-            at, total = found.step if found else 0, job.resolved["total_steps"]
-            if at > total:
-                raise UsageError(
-                    f"{folder.path} is at step {at:,} already, asked for {total:,}. Give a longer"
-                    " length, or another --out"
-                )
-            if options.dry_run:
-                say(
-                    "Dry run",
-                    f"{folder.path} would continue at step {at:,} of"
-                    f" {job.resolved['total_steps']:,}",
-                )
-                return Results(
-                    {"step": at, "steps": job.resolved["total_steps"], "dry_run": True}, folder.path
-                )
-            say("Continue", f"{folder.path} at step {at:,} of {job.resolved['total_steps']:,}")
-            if job.changed:
-                folder.write_config("pretrain", job.config.model_dump(mode="json"), job.resolved)
-                write_listing(job.source, folder)
-            checkpoint.clean(folder.checkpoints)
-            folder.trim_metrics(at)
-            if found is None and job.config.init:
-                start_from(method.encoder, job.config.init)
-            return _train(job, method, folder, stop, found)
-
-
-def _new_method(job: Job) -> MAE:
-    method = build_method(job.config, job.resolved)
-    if job.config.init:
-        say("Init", start_from(method.encoder, job.config.init))
-    return method
-
-
-def _finished(config: PretrainConfig, options: Options, folder: RunFolder) -> Results | None:
-    """What a finished run answers, unless its length is to change."""
-    if set(options.allow_change) & {"epochs", "steps"}:
-        return None
-    saved, status = folder.read_config(), folder.read_status()
-    total = saved["resolved"]["total_steps"]
-    if (status.get("state"), status.get("step")) != ("done", total):
-        return None
-    found, _ = checkpoint.latest(folder.checkpoints)
-    lost = found is not None and found.step < total  # none at all: they were removed to save space
-    if lost or not (folder.path / "results.json").exists():
-        return None
-    now, _, resolved = differences(config, options, folder)
-    if Path(now.data).expanduser().resolve() != Path(saved["data"]).expanduser().resolve():
-        require_same_data(open_data(now)[0], resolved, options, folder)
-    longer = (
-        f"--steps {2 * saved['steps']} --allow-change steps"
-        if saved["steps"]
-        else f"--epochs {2 * saved['epochs']:g} --allow-change epochs"
-    )
-    say(
-        "Done",
-        f"{folder.path} finished at step {total:,}. Longer: {longer} (the schedule then spans the"
-        " new length)",
-    )
-    return Results(
-        json.loads((folder.path / "results.json").read_text(encoding="utf-8")), folder.path
-    )
-
-
-def _write_start(job: Job, folder: RunFolder) -> None:
-    """The files of a new run, config.yaml last: from then on the folder is a run."""
-    folder.write_json("environment.json", environment(torch.device(job.resolved["device"])))
-    write_listing(job.source, folder)
-    if job.found is not None:
-        for path, reason in job.found.bad:
-            folder.append("bad_files.jsonl", {"path": path, "reason": reason})
-    folder.status("running", 0, job.resolved["total_steps"])
-    folder.write_config("pretrain", job.config.model_dump(mode="json"), job.resolved)
-
-
-def _plan(job: Job, method: MAE) -> Plan:
-    config, resolved = job.config, job.resolved
-    rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
-    return Plan(
-        total=resolved["total_steps"],
-        global_batch=config.batch_size,
-        micro_batch=resolved["micro_batch"],
-        schedule=Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"]),
-        seed=config.seed,
-        device=torch.device(resolved["device"]),
-        precision=resolved["precision"],
-        epoch_images=len(job.source),
-        clip=config.clip,
-        log_every=config.log_every,
-        save_every=resolved["save_every"],
-        keep=config.keep,
-        max_skips=config.max_skips,
-        record={
-            "seed": config.seed,
-            "global_batch": config.batch_size,
-            "data": resolved["data_hash"],
-        }
-        | {"method": {"name": "mae", "arguments": method.arguments}},
-    )
-
-
-def _train(
-    job: Job, method: MAE, folder: RunFolder, stop: StopRequest, found: checkpoint.Checkpoint | None
-) -> Results:
-    config, resolved = job.config, job.resolved
-    device = resolve_device(resolved["device"])
-    method.to(device)
-    plan = _plan(job, method)
-    optimizer = adamw(method, plan.schedule.peak, config.betas, config.weight_decay)
-    ema = EMA(method, config.ema) if config.ema else None
-    state = State(method, optimizer, ema)
-    if found is not None:
-        checkpoint.restore(found, method, optimizer, ema)
-        state.step = found.step
-    parallelize(method, resolved["compile"])
-    transform = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
-    workers = auto_workers(device.type) if config.workers is None else config.workers
-    source = Cached(job.source) if resolved["cache"] and not workers else job.source
-    batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
-    stop.watch(folder.path)
-    with threads(resolved["threads"]), deterministic(config.deterministic):
-        evaluator = Evaluator(
-            job.source, job.held_out, config, folder, autocast(plan.precision, device), device
-        )
-        points = evaluator.points(plan.total, len(job.source), config.batch_size)
-        try:
-            stream = loader(
-                batches, range(state.step, plan.total), workers, pin=device.type == "cuda"
-            )
-            reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
-        except torch.OutOfMemoryError:
-            _failed(folder, state, plan, short := _out_of_memory(plan))
-            raise short from None
-        except OpenMAEError as error:
-            _failed(folder, state, plan, error)
-            raise
-        try:
-            return _end(job, state, plan, folder, reason)
-        except OSError as error:
-            text = (
-                f"{folder.path}: {error.strerror or error}. The checkpoint is safe: free some space"
-            )
-            _failed(folder, state, plan, refused := StorageError(f"{text}, then run it again"))
-            raise refused from None
-
-
-def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) -> None:
-    folder.status("failed", state.step, plan.total, str(error), error.exit_code)
-
-
-def _out_of_memory(plan: Plan) -> MemoryLimitError:
-    if plan.micro_batch == 1:
-        return MemoryLimitError("Out of GPU memory at one image at a time: a smaller model, or cpu")
-    half = max(m for m in range(1, max(plan.micro_batch // 2, 1) + 1) if plan.global_batch % m == 0)
-    return MemoryLimitError(
-        f"Out of GPU memory at {plan.micro_batch} images at a time. Same result: --micro-batch"
-        f" {half} --allow-change micro_batch (accumulates to the same batch)"
-    )
-
-
-def _end(job: Job, state: State, plan: Plan, folder: RunFolder, reason: str | None) -> Results:
-    """Write what a run leaves behind, or say how to go on."""
-    if reason is not None:
-        folder.status("stopped", state.step, plan.total, reason, STOPPED_EARLY)
-        saved = (
-            f"saved step {state.step:,} of {plan.total:,}" if state.step else "nothing to save yet"
-        )
-        say("Stopped", f"{reason}: {saved}. The same command again continues")
-        plot_curves(folder)
-        return Results({"step": state.step, "stopped": reason}, folder.path, STOPPED_EARLY)
-    _write_encoder(job, state, folder)
-    plot_curves(folder)
-    rows = read_jsonl(folder.metrics)
-    results: dict[str, Any] = {
-        "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
-    }
-    for name in ("val_loss", "knn_accuracy", "knn_majority"):
-        found = [row[name] for row in rows if name in row]
-        results |= {name: found[-1]} if found else {}
-    skipped = sum(r.get("skipped", 0) for r in rows)
-    results |= {
-        "steps": plan.total,
-        "images_seen": plan.total * plan.global_batch,
-        "skipped_steps": skipped,
-    }
-    results |= {"n": len(job.source), "seed": job.config.seed}
-    folder.write_json("results.json", results)
-    folder.status("done", plan.total, plan.total, exit_code=0)
-    more = "".join(f", {n} {results[n]:.4f}" for n in ("val_loss", "knn_accuracy") if n in results)
-    loss = "unknown" if results["loss"] is None else f"{results['loss']:.4f}"
-    say(
-        "Done",
-        f"loss {loss}{more}, {duration(_seconds(rows))} of training, {skipped} skipped steps",
-    )
-    where, data = folder.path, job.config.data
-    say("Next", f"openmae reconstruct {where} {data} -o reconstruction.png")
-    say("", f"openmae embed {where} {data} -o features.npz")
-    say("", f"openmae probe {where} LABELLED_FOLDER   (one folder for each class)")
-    return Results(results, folder.path)
-
-
-def _seconds(rows: list[dict[str, Any]]) -> float:
-    """Time of all windows of steps that were logged."""
-    timed = [r for r in rows if r.get("images_per_s")]
-    before = [0, *(r["step"] for r in timed)]
-    batch = timed[-1]["images"] / timed[-1]["step"] if timed else 0
-    return sum(
-        batch * (r["step"] - b) / r["images_per_s"] for r, b in zip(timed, before, strict=False)
-    )
-
-
-def _write_encoder(job: Job, state: State, folder: RunFolder) -> None:
-    method, config = state.method, job.config
-    about = {
-        "weights": "ema" if state.ema else "raw",
-        "step": str(state.step),
-        "target": config.target,
-    }
-    about |= {"mask_ratio": str(config.mask_ratio), "data": job.resolved["data_hash"]}
-    if state.ema:
-        state.ema.swap()
-    save_encoder(folder.encoder, method.encoder, about)  # type: ignore[arg-type]
-    if state.ema:
-        state.ema.swap()

@@ -8,19 +8,18 @@ from typing import Any
 import torch
 
 from openmae.config.base import Options, extra_of, shown
-from openmae.config.pretrain import PretrainConfig, pair
-from openmae.data.check import check_size, scan
-from openmae.data.sources import Source, require_classes
+from openmae.data.sources import Source
 from openmae.engine.device import environment, resolve_device, resolve_precision
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import DataError, StorageError, UsageError
-from openmae.tasks.prepare import Job, data_hash, lengths, open_data, require_tracker
+from openmae.tasks.kind import Job, Kind
+from openmae.tasks.prepare import data_hash, lengths, require_tracker
 
 
 def differences(
-    config: PretrainConfig, options: Options, folder: RunFolder
-) -> tuple[PretrainConfig, dict[str, Any], dict[str, Any]]:
+    kind: Kind, config: Any, options: Options, folder: RunFolder
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The run's own settings with the changes that are allowed, those changes, and `resolved`.
 
     Only what was typed now (or stands in the recipe that was typed) is compared; the rest is the
@@ -33,23 +32,23 @@ def differences(
     saved = folder.read_config()
     resolved = saved.pop("resolved")
     saved.pop("task", None)
-    before = PretrainConfig.model_validate(saved)
-    changes = _changes(config, before, resolved, options, folder)
+    before = kind.settings.model_validate(saved)
+    changes = _changes(kind, config, before, resolved, options, folder)
     now = before.model_copy(update=changes | {"data": config.data})
     for name, problem in now.problems():
         raise UsageError(f"{options.spell(name)} {shown(getattr(now, name))}{problem}")
     return now, changes, resolved
 
 
-def prepare_resume(config: PretrainConfig, options: Options, folder: RunFolder) -> Job:
+def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder) -> Job:
     """A run as it is to go on: its settings, its data checked to be the same.
 
     Raises:
         UsageError, StorageError: as `differences`.
         DataError: the images differ.
     """
-    now, changes, resolved = differences(config, options, folder)
-    source, held_out = open_data(now)
+    now, changes, resolved = differences(kind, config, options, folder)
+    source, held_out = kind.open_data(now, resolved)
     same_data = require_same_data(source, resolved, options, folder)
     device = resolve_device(now.device if "device" in changes else resolved["device"])
     fresh: dict[str, Any] = {"device": str(device), "images": len(source)}
@@ -66,9 +65,7 @@ def prepare_resume(config: PretrainConfig, options: Options, folder: RunFolder) 
     changed = bool(changes) or not same_data
     if changed:
         resolved |= fresh
-        check_size(scan(source, now.channels, measure=False), pair(now.image_size))
-    if now.knn:
-        require_classes(source, "--knn")
+        kind.recheck(now, resolved, source)
     require_tracker(now)
     _other_machine(folder, device, now.deterministic)
     return Job(now, resolved, source, held_out, None, changed)
@@ -85,8 +82,9 @@ def require_same_data(
 
 
 def _changes(
-    config: PretrainConfig,
-    before: PretrainConfig,
+    kind: Kind,
+    config: Any,
+    before: Any,
     resolved: dict[str, Any],
     options: Options,
     folder: RunFolder,
@@ -103,12 +101,12 @@ def _changes(
             continue
         if name in ("device", "precision") and new == resolved[name]:  # what "auto" meant
             continue
-        if name in ("model", "dim", "depth", "heads"):
+        if name in kind.architecture:
             raise StorageError(
                 f"{folder.path} is {shown(old) or 'another size'} ({name}), asked for {shown(new)}."
                 f" Use {options.spell(name)} {shown(old)}, or another --out"
             )
-        kind = extra_of(PretrainConfig, name)["change"]
+        kind = extra_of(kind.settings, name)["change"]
         if kind == "free" or (kind == "allow" and name in options.allow_change):
             changes[name] = new
             continue
@@ -118,7 +116,7 @@ def _changes(
             f" {folder.path}. Drop it, or {allow}--out runs/new"
         )
     for group in (
-        PretrainConfig.one_of
+        kind.settings.one_of
     ):  # a length given in steps replaces one in epochs, and the other way round
         if changes.keys() & set(group):
             changes |= {other: None for other in group if other not in changes}

@@ -1,0 +1,189 @@
+"""A classifier on a pretrained encoder: end-to-end, partial and from-scratch training (sections 4
+and A.1 of the paper).
+
+B batch, K classes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openmae.errors import UsageError
+from openmae.methods.mae import Randomness
+from openmae.methods.mixing import Mixing
+from openmae.models import droppath
+from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
+
+
+class Classifier(nn.Module):
+    """An encoder with timm's own head: `fc_norm` on the mean of the patch tokens (the final norm of
+    pretraining is not used), or the class token after the final norm, then a linear layer.
+
+    Args:
+        encoder: a timm name of a plain ViT.
+        classes: names of the classes, in the order of the outputs.
+        image_size, patch_size, in_chans, encoder_args, mean, std: as of `MAE`.
+        pool: "mean" or "cls".
+        drop_path: rate of the last block; the others rise to it linearly from 0.
+        blocks: train only the last blocks and the head; 0.5 is the MLP of the last block, 0 the
+            head alone (Figure 9). None trains everything, positions as well.
+        smoothing, mixup, cutmix, mix_prob: of the training targets.
+        class_weights: of the loss, one a class; best with a mean of 1.
+        multi_label: labels (B, K) of zeros and ones, and a binary loss.
+
+    Raises:
+        UsageError: an unknown name, or sizes that do not fit.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        encoder: str = "vit_base_patch16_224",
+        classes: Sequence[str] = (),
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        encoder_args: Mapping[str, Any] | None = None,
+        pool: str = "mean",
+        drop_path: float = 0.0,
+        blocks: float | None = None,
+        smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_prob: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        multi_label: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
+        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.classes, self.pool, self.multi_label = list(classes), pool, multi_label
+        head = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": pool == "mean"}
+        arguments = {**(encoder_args or {}), **head, "num_classes": len(self.classes)}
+        create = create_arguments(encoder, image_size, patch_size, in_chans, arguments)
+        try:
+            self.encoder = Encoder(build_vit(create), mean, std, create)
+        except (ValueError, AssertionError) as error:
+            raise UsageError(f"this model cannot be built: {error}") from None
+        self.paths = droppath.install(self.encoder.vit, drop_path)
+        self.mixing = Mixing(len(self.classes), smoothing, mixup, cutmix, mix_prob, multi_label)
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.encoder.initialise()
+        self.initialise_head()
+        self._freeze(blocks)
+
+    def initialise_head(self) -> None:
+        """A fresh `fc_norm`, and a linear layer from a normal distribution of 2e-5, cut off."""
+        vit = self.encoder.vit
+        if isinstance(vit.fc_norm, nn.LayerNorm):
+            nn.init.ones_(vit.fc_norm.weight)
+            nn.init.zeros_(vit.fc_norm.bias)
+        nn.init.trunc_normal_(vit.head.weight, std=2e-5)
+        nn.init.zeros_(vit.head.bias)
+
+    def _freeze(self, blocks: float | None) -> None:
+        """What is trained: everything, or the last blocks (whole ones and the MLP of one more)."""
+        vit = self.encoder.vit
+        vit.pos_embed.requires_grad_(True)  # frozen in pretraining, trained from here on
+        if blocks is None:
+            return
+        depth = len(vit.blocks)
+        if not 0 <= blocks <= depth or blocks * 2 % 1:
+            raise UsageError(
+                f"--blocks {blocks:g}: give 0 to {depth}, in steps of a half, for this encoder"
+            )
+        vit.requires_grad_(False)
+        whole = int(blocks)
+        last = list(vit.blocks)[depth - whole :]
+        part = [vit.blocks[depth - whole - 1].norm2, vit.blocks[depth - whole - 1].mlp]
+        for module in (*last, *(part if blocks % 1 else ()), vit.norm, vit.fc_norm, vit.head):
+            module.requires_grad_(True)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), uint8 or normalised floats -> (B, K)."""
+        out: Tensor = self.encoder.vit.forward_head(self.encoder(images))
+        return out
+
+    def forward(
+        self, batch: Mapping[str, Any], rand: Randomness | None = None
+    ) -> dict[str, Tensor]:
+        """A batch with "image" (B, C, H, W) and "label" -> {"loss", "sample_loss"}.
+
+        `rand` decides the dropped paths and the mixing; without it nothing is mixed, and in
+        training mode paths are dropped by torch's global generator.
+        """
+        images = self.encoder.normalize(batch["image"])
+        labels = torch.as_tensor(batch["label"], device=images.device)
+        if self.training:
+            self.draw_paths(len(images), rand, images.device)
+        if rand is not None and self.training and self.mixing.on:
+            images, targets = self.mixing(images, labels, rand)
+        else:
+            targets = self.mixing.targets(labels)
+        samples = self.losses(self.logits(images), targets)
+        return {"loss": samples.mean(), "sample_loss": samples.detach()}
+
+    def draw_paths(self, rows: int, rand: Randomness | None, device: torch.device) -> None:
+        """Draw which residual branches of each row are dropped."""
+        shape = (rows, len(self.paths))
+        draw = rand.uniform("drop-path", shape) if rand is not None else torch.rand(shape)
+        for path, column in zip(self.paths, draw.to(device).unbind(1), strict=True):
+            path.draw = column
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits and soft targets (B, K) -> the loss of each row (B,).
+
+        Class weights multiply terms and are not divided out again, so that micro-batches add up.
+        """
+        if self.multi_label:
+            terms = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+            return (terms if self.class_weights is None else terms * self.class_weights).mean(-1)
+        terms = -targets * F.log_softmax(logits.float(), dim=-1)
+        return (terms if self.class_weights is None else terms * self.class_weights).sum(-1)
+
+    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """Groups of (name, parameter) with `weight_decay` and `lr_scale` = decay^(depth + 1 - id).
+
+        Ids as published: 0 for patch embedding, class token and positions, i + 1 for block i, depth
+        + 1 for norms and head. Vectors, biases, positions and class token are not decayed.
+        """
+        depth = len(self.encoder.vit.blocks)
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer = layer_id(name.removeprefix("encoder.vit."), depth)
+            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
+            group = groups.setdefault(
+                (layer, decayed),
+                {
+                    "params": [],
+                    "weight_decay": weight_decay if decayed else 0.0,
+                    "lr_scale": layer_decay ** (depth + 1 - layer),
+                },
+            )
+            group["params"].append((name, parameter))
+        return [groups[key] for key in sorted(groups)]
+
+    def blocks(self) -> list[nn.Module]:
+        """The units of per-block compile and sharding."""
+        return list(self.encoder.vit.blocks)
+
+
+def layer_id(name: str, depth: int) -> int:
+    """The layer of a timm parameter: 0 embedding, 1 .. depth blocks, depth + 1 norms and head."""
+    if name.startswith(("patch_embed.", "norm_pre.")) or name in ("cls_token", "reg_token"):
+        return 0
+    if name == "pos_embed":
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

@@ -1,0 +1,255 @@
+"""`openmae finetune`: a classifier from a pretrained encoder, by the paper's recipe (Table 9). The
+same loop, and the same exact resume, as pretraining.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from openmae.config.base import Options
+from openmae.config.finetune import FinetuneConfig, crop_share, parse_fraction
+from openmae.config.training import pair
+from openmae.data.augment import AugmentTransform
+from openmae.data.check import Scan, scan
+from openmae.data.labels import open_labelled_split
+from openmae.data.loader import Transform
+from openmae.data.sources import Source, open_split, require_classes
+from openmae.data.subset import few_shot
+from openmae.data.transforms import TrainTransform
+from openmae.engine.log import say, warn
+from openmae.engine.loop import Plan, State
+from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.errors import DataError
+from openmae.methods.classify import Classifier
+from openmae.models.encoder import method_arguments
+from openmae.tasks.classification import metrics, predict, tell, write_report
+from openmae.tasks.kind import Job, Kind
+from openmae.tasks.training import train_run
+from openmae.weights import Loaded, load_any
+from openmae.weights.load import start_from
+
+
+def run(config: FinetuneConfig, options: Options) -> Results:
+    """Fine-tune, or continue a run; with `baseline`, then the same recipe from random weights."""
+    results = train_run(Finetuning(), config, options)
+    folder = results.folder
+    if results.exit_code or folder is None or options.dry_run:
+        return results
+    saved = RunFolder(folder).read_config()
+    resolved = saved.pop("resolved")
+    saved.pop("task", None)
+    if not (config.baseline or saved["baseline"]):
+        return results
+    where = folder / "random-weights"
+    say("\nBaseline", f"the same recipe from random weights, in {where}")
+    changes = {"random_weights": True, "baseline": False, "out": str(where)}
+    again = FinetuneConfig.model_validate(saved | changes)
+    twin = train_run(Finetuning(), again, Options(recipe=resolved["recipe"]))
+    if twin.exit_code:
+        return twin
+    named = {f"random_weights_{k}": twin[k] for k in ("accuracy", "mAP") if k in twin}
+    both = Results({**results, **named}, folder)
+    RunFolder(folder).write_json("results.json", both)
+    for name, value in named.items():
+        own = results[name.removeprefix("random_weights_")]
+        say("Compare", f"pretrained {own:.1%}, random weights {value:.1%} ({own - value:+.1%})")
+    return both
+
+
+class Finetuning(Kind):
+    """A classifier on labelled images."""
+
+    task = "finetune"
+    method_name = "classify"
+    settings = FinetuneConfig
+    architecture = ("model", "random_weights", "pool", "image_size", "blocks")
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+
+    def loaded(self, config: FinetuneConfig) -> Loaded:
+        """The model that the run starts from, read once."""
+        if self._loaded is None:
+            self._loaded = load_any(config.model)
+            for notice in self._loaded.notices:
+                warn(notice)
+        return self._loaded
+
+    def default_out(self, config: FinetuneConfig) -> Path:
+        model = Path(config.model).expanduser()
+        root = model if (model / CONFIG).is_file() else Path("runs")
+        return root / f"finetune-{Path(config.data).expanduser().resolve().name}"
+
+    def default_recipe(self, config: FinetuneConfig, device_type: str) -> str:
+        if config.data == "digits":
+            return "digits"
+        source, _ = self._split(config, None)
+        if device_type != "cuda" or len(source) < 50_000:
+            return "small"
+        depth = len(self.loaded(config).encoder.vit.blocks)
+        size = "base" if depth <= 12 else "large" if depth <= 24 else "huge"
+        return f"scratch-vit-{size}-paper" if config.random_weights else f"vit-{size}-paper"
+
+    def open_data(
+        self, config: FinetuneConfig, resolved: Mapping[str, Any]
+    ) -> tuple[Source, Source | None]:
+        chans = resolved["in_chans"] if resolved else self.loaded(config).encoder.in_chans
+        source, held_out = self._split(config, chans)
+        require_classes(source, "finetune")
+        if config.fraction is not None:
+            source = few_shot(source, *parse_fraction(config.fraction), seed=config.seed)
+        if resolved and source.classes != resolved["classes"]:
+            require_classes_of(resolved["classes"], source)
+        return source, held_out
+
+    def _split(self, config: FinetuneConfig, channels: int | None) -> tuple[Source, Source]:
+        if config.labels is not None:
+            share, many = config.test_fraction, config.multi_label
+            return open_labelled_split(config.data, config.labels, channels, share, many)
+        return open_split(config.data, channels, config.test_fraction)
+
+    def look(self, config: FinetuneConfig, source: Source) -> Scan:
+        return scan(source, self.loaded(config).encoder.in_chans, measure=False)
+
+    def resolve(self, config: FinetuneConfig, source: Source, found: Scan) -> dict[str, Any]:
+        encoder = self.loaded(config).encoder
+        size = pair(config.image_size) if config.image_size else encoder.image_size
+        weights = balanced(source) if config.class_weights == "balanced" else None
+        return {
+            "model": self.loaded(config).what,
+            "classes": source.classes,
+            "in_chans": encoder.in_chans,
+            "image_size": list(size),
+            "encoder": method_arguments(encoder.create),
+            "mean": encoder.mean.flatten().tolist(),
+            "std": encoder.std.flatten().tolist(),
+            "class_weights": weights,
+            "crop_pct": crop_share(config.crop_pct, size),
+        }
+
+    def recheck(self, config: FinetuneConfig, resolved: Mapping[str, Any], source: Source) -> None:
+        scan(source, resolved["in_chans"], measure=False)
+
+    def build(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return Classifier(
+                **resolved["encoder"],
+                classes=resolved["classes"],
+                image_size=tuple(resolved["image_size"]),
+                pool=config.pool,
+                drop_path=config.drop_path,
+                blocks=config.blocks,
+                smoothing=config.smoothing,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
+                mix_prob=config.mix_prob,
+                class_weights=resolved["class_weights"],
+                multi_label=config.multi_label,
+                mean=resolved["mean"],
+                std=resolved["std"],
+            )
+
+    def start(self, config: FinetuneConfig, method: nn.Module) -> str | None:
+        assert isinstance(method, Classifier)
+        if config.random_weights:
+            return "random weights (training from scratch)"
+        return start_from(method.encoder, config.model, keep_sincos=False)
+
+    def groups(self, config: FinetuneConfig, method: nn.Module) -> list[dict[str, Any]]:
+        assert isinstance(method, Classifier)
+        return method.param_groups(config.weight_decay, config.layer_decay)
+
+    def transform(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Transform:
+        height, width = resolved["image_size"]
+        train = TrainTransform((height, width), config.crop, config.flip, config.seed)
+        mean, std = resolved["mean"], resolved["std"]
+        return AugmentTransform(train, config.randaug, config.erasing, mean, std)
+
+    def evaluator(
+        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
+    ) -> Callable[[State], Mapping[str, Any]]:
+        def evaluate(state: State) -> dict[str, Any]:
+            if state.step == plan.total:
+                return {}  # `finish` tests, and logs
+            if state.ema is not None:
+                state.ema.swap()
+            found = self._test(job, state)
+            if state.ema is not None:
+                state.ema.swap()
+            main = "mAP" if job.config.multi_label else "accuracy"
+            return {f"test_{main}": found[main], "test_loss": found["loss"]}
+
+        return evaluate
+
+    def _test(self, job: Job, state: State, folder: Path | None = None) -> dict[str, Any]:
+        config, resolved, source = job.config, job.resolved, job.held_out
+        assert source is not None
+        assert isinstance(state.method, Classifier)
+        device, batch = torch.device(resolved["device"]), min(256, config.batch_size)
+        workers, precision = config.workers or 0, resolved["precision"]
+        share = resolved["crop_pct"]
+        found = predict(state.method, source, share, batch, workers, device, precision)
+        classes = resolved["classes"]
+        values = metrics(found, classes, job.source.labels, config.multi_label)
+        if folder is not None:
+            write_report(folder, found, classes, config.multi_label)
+            tell(values, found, classes, config.seed, config.multi_label)
+        return values
+
+    def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
+        config, resolved = job.config, job.resolved
+        count = sum(p.numel() for p in method.parameters())
+        trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+        name, (height, width) = resolved["encoder"]["encoder"], resolved["image_size"]
+        which = "all blocks" if config.blocks is None else f"the last {config.blocks:g} blocks"
+        few = f", --fraction {config.fraction}" if config.fraction else ""
+        return [
+            ("", f"{len(resolved['classes'])} classes{few}"),
+            (
+                "Model",
+                f"{name}, {height}x{width} px, {config.pool} pool, {count / 1e6:.1f} M parameters,"
+                f" {trained / 1e6:.1f} M trained ({which})",
+            ),
+        ]
+
+    def about(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
+        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
+
+    def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
+        values = self._test(job, state, folder.path)
+        main = "mAP" if job.config.multi_label else "accuracy"
+        row = {"step": state.step, f"test_{main}": values[main], "test_loss": values["loss"]}
+        folder.append("metrics.jsonl", row)
+        test_loss = values.pop("loss")  # "loss" is the training loss, as in every run
+        return values | {"test_loss": test_loss, "n_train": len(job.source)}
+
+    def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
+        return [
+            f"openmae predict {folder.path} IMAGES -o predictions.csv",
+            f"openmae evaluate {folder.path} LABELLED_FOLDER",
+        ]
+
+
+def require_classes_of(classes: list[str], source: Source) -> None:
+    """Raise DataError: a continued run keeps its classes."""
+    odd = sorted(set(classes) ^ set(source.classes))[:3]
+    raise DataError(
+        f"{source.name} has {len(source.classes)} classes, the run began with {len(classes)}"
+        f" (differ: {', '.join(odd) or 'their order'}). Give the folder as it was, or another --out"
+    )
+
+
+def balanced(source: Source) -> list[float]:
+    """N / (K n_c) for each class: rare classes weigh more, and the mean over the images is 1."""
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    present = max(int((counts > 0).sum()), 1)
+    weights = np.where(counts > 0, counts.sum() / (present * np.maximum(counts, 1)), 1.0)
+    return [float(w) for w in weights]
