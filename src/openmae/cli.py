@@ -33,9 +33,9 @@ from openmae.errors import (
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain",)
-WITH_CHANGE = ("pretrain",)
-WITH_DRY_RUN = ("pretrain", "knn", "probe", "embed", "reconstruct")
+WITH_RECIPE = ("pretrain", "finetune", "probe")
+WITH_CHANGE = ("pretrain", "finetune")
+NO_DRY_RUN = ("quickstart", "models", "inspect")
 
 
 def _parameter(
@@ -88,7 +88,7 @@ def _signature(task: str) -> inspect.Signature:
     if task in WITH_CHANGE:
         words = "settings that a continued run may change, such as lr,data"
         parameters.append(_parameter("allow_change", str, words, "Command"))
-    if task in WITH_DRY_RUN:
+    if task not in NO_DRY_RUN:
         parameters.append(
             _parameter("dry_run", bool, "check everything, write nothing", "Command", negative=())
         )
@@ -222,7 +222,7 @@ def _python_signature(task: str) -> inspect.Signature:
             named.append(parameter)
     options: dict[str, Any] = {"recipe": None} if task in WITH_RECIPE else {}
     options |= {"allow_change": ()} if task in WITH_CHANGE else {}
-    options |= {"dry_run": False} if task in WITH_DRY_RUN else {}
+    options |= {"dry_run": False} if task not in NO_DRY_RUN else {}
     for name, default in options.items():
         named.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
     return inspect.Signature([*positional, *named])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ def install(vit: VisionTransformer, rate: float) -> list[DropPath]:
     """Replace timm's own drop path, which draws from a global generator; rates rise linearly from 0
     to `rate` over the blocks. Returns the modules, two a block.
     """
-    rates = torch.linspace(0, rate, len(vit.blocks), dtype=torch.float64).tolist()
+    rates = np.linspace(0, rate, len(vit.blocks)).tolist()
     paths = []
     for block, at in zip(vit.blocks, rates, strict=True):
         block.drop_path1, block.drop_path2 = DropPath(at), DropPath(at)

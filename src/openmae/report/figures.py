@@ -6,9 +6,17 @@ from typing import Any
 
 from openmae.engine.runfolder import RunFolder, read_jsonl
 
+_SCORES = {
+    "knn_accuracy": "k-NN accuracy",
+    "test_accuracy": "test accuracy",
+    "test_mAP": "test mAP",
+}
+
 
 def plot_curves(folder: RunFolder) -> None:
-    """Write pictures/loss.png: training loss, held-out loss and k-NN accuracy over epochs."""
+    """Write pictures/loss.png: training and held-out loss, and accuracy where there is one, over
+    epochs.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -28,17 +36,20 @@ def plot_curves(folder: RunFolder) -> None:
         label="training",
     )
     _points(axes, rows, "val_loss", per_epoch, "#c4501b", "held out, fixed masks")
+    _points(axes, rows, "test_loss", per_epoch, "#c4501b", "test, not augmented")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss on masked patches")
+    supervised = any("test_loss" in r for r in rows)
+    axes.set_ylabel("cross-entropy" if supervised else "loss on masked patches")
     axes.set_title(folder.path.name)
     axes.legend(loc="upper right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    if any("knn_accuracy" in r for r in rows):
-        right = axes.twinx()
-        _points(right, rows, "knn_accuracy", per_epoch, "#3b7d3b", "k-NN accuracy (right)")
-        right.set_ylabel("k-NN accuracy")
-        right.set_ylim(0, min(1.0, 1.5 * max(r.get("knn_accuracy", 0) for r in rows) + 0.01))
-        right.legend(loc="center right", frameon=False)
+    for name, label in _SCORES.items():
+        if values := [r[name] for r in rows if name in r]:
+            right = axes.twinx()
+            _points(right, rows, name, per_epoch, "#3b7d3b", f"{label} (right)")
+            right.set_ylabel(label)
+            right.set_ylim(0, min(1.0, 1.5 * max(values) + 0.01))
+            right.legend(loc="center right", frameon=False)
     folder.pictures.mkdir(exist_ok=True)
     figure.savefig(folder.pictures / "loss.png", dpi=120)
 

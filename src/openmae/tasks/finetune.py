@@ -50,6 +50,7 @@ def run(config: FinetuneConfig, options: Options) -> Results:
     where = folder / "random-weights"
     say("\nBaseline", f"the same recipe from random weights, in {where}")
     changes = {"random_weights": True, "baseline": False, "out": str(where)}
+    changes |= {"layer_decay": 1.0}  # as Table 11: it would only slow what is not pretrained
     again = FinetuneConfig.model_validate(saved | changes)
     twin = train_run(Finetuning(), again, Options(recipe=resolved["recipe"]))
     if twin.exit_code:
@@ -198,7 +199,7 @@ class Finetuning(Kind):
         share = resolved["crop_pct"]
         found = predict(state.method, source, share, batch, workers, device, precision)
         classes = resolved["classes"]
-        values = metrics(found, classes, job.source.labels, config.multi_label)
+        values = metrics(found, job.source.labels, config.multi_label)
         if folder is not None:
             write_report(folder, found, classes, config.multi_label)
             tell(values, found, classes, config.seed, config.multi_label)
