@@ -36,12 +36,7 @@ class LabelledSource(FolderSource):
 
     def _several(self, index: int) -> Sample:
         plain = FolderSource(self.root, [self.files[index]], self.channels)[0]
-        return Sample(
-            image=plain["image"],
-            path=plain["path"],
-            id=index,
-            label=self.labels[index],  # type: ignore[typeddict-item]
-        )
+        return Sample(image=plain["image"], path=plain["path"], id=index, label=self.labels[index])
 
     def listing(self) -> Iterator[str]:
         """One line a file: path, size and label, so that another label is another data set."""

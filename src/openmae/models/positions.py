@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,3 +26,19 @@ def sincos_2d(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Tensor:
     return torch.cat([torch.zeros(num_prefix, dim, dtype=torch.float64), table]).to(
         torch.get_default_dtype()
     )
+
+
+def resize_positions(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], num_prefix: int = 0
+) -> Tensor:
+    """A position table (1, num_prefix + h*w, D) for another grid: patch rows by bicubic
+    interpolation in two dimensions (align_corners False, no antialiasing, as published for
+    fine-tuning), rows of prefix tokens as they are.
+    """
+    if old == new:
+        return table
+    prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
+    plane = patches.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    plane = F.interpolate(plane, size=new, mode="bicubic", align_corners=False)
+    rows = plane.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+    return torch.cat([prefix, rows], dim=1)

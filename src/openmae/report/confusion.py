@@ -49,7 +49,7 @@ def draw_confusion(table: NDArray[np.int64], classes: Sequence[str], path: Path)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("share of the true class")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     figure.savefig(path, dpi=120)
 
 

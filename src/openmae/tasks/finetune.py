@@ -33,7 +33,7 @@ from openmae.tasks.classification import metrics, predict, tell, write_report
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.training import train_run
 from openmae.weights import Loaded, load_any
-from openmae.weights.load import start_from
+from openmae.weights.start import start_from
 
 
 def run(config: FinetuneConfig, options: Options) -> Results:

@@ -27,7 +27,7 @@ from openmae.methods.mae import MAE
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.training import train_run
-from openmae.weights.load import start_from
+from openmae.weights.start import start_from
 
 
 def run(config: PretrainConfig, options: Options) -> Results:

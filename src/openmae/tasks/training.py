@@ -41,8 +41,8 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
         if not folder.exists():
             job = prepare_new(kind, config, options, folder)
             method = kind.build(job.config, job.resolved)
-            if started := kind.start(job.config, method):
-                say("Init", started)
+            for number, line in enumerate((kind.start(job.config, method) or "").splitlines()):
+                say("" if number else "Init", line)
             announce(kind, job, method, folder)
             if options.dry_run:
                 say("Dry run", "everything fits; nothing was written")

@@ -137,28 +137,3 @@ def random_encoder(create: dict[str, Any], seed: int, like: Encoder | None = Non
         encoder = Encoder(vit, mean, std, create)
         encoder.initialise()
     return encoder
-
-
-def start_from(encoder: Encoder, source: str) -> str:
-    """Copy the encoder weights of `source` into `encoder`, positions aside; returns what was
-    loaded.
-
-    Raises:
-        UsageError: another architecture.
-    """
-    loaded = load_any(source)
-    theirs, own = loaded.encoder.vit.state_dict(), encoder.vit.state_dict()
-    theirs.pop("pos_embed")  # frozen sin-cos of this run's own grid
-    odd = [
-        n
-        for n, t in own.items()
-        if n != "pos_embed" and (n not in theirs or theirs[n].shape != t.shape)
-    ]
-    if odd or len(theirs) != len(own) - 1:
-        raise UsageError(
-            f"--init {source} is {loaded.encoder.create['model_name']} and does not fit"
-            f" {encoder.create['model_name']} (first difference:"
-            f" {odd[0] if odd else 'more tensors'})"
-        )
-    encoder.vit.load_state_dict({**theirs, "pos_embed": own["pos_embed"]})
-    return loaded.what
