@@ -26,7 +26,7 @@ from openmae.data.transforms import TrainTransform
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
-from openmae.errors import DataError
+from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.models.encoder import method_arguments
 from openmae.tasks.classification import metrics, predict, tell, write_report
@@ -122,6 +122,7 @@ class Finetuning(Kind):
     def resolve(self, config: FinetuneConfig, source: Source, found: Scan) -> dict[str, Any]:
         encoder = self.loaded(config).encoder
         size = pair(config.image_size) if config.image_size else encoder.image_size
+        require_size(size, encoder.patch)
         weights = balanced(source) if config.class_weights == "balanced" else None
         return {
             "model": self.loaded(config).what,
@@ -246,6 +247,17 @@ def require_classes_of(classes: list[str], source: Source) -> None:
         f"{source.name} has {len(source.classes)} classes, the run began with {len(classes)}"
         f" (differ: {', '.join(odd) or 'their order'}). Give the folder as it was, or another --out"
     )
+
+
+def require_size(size: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Raise UsageError unless an image divides into whole patches."""
+    for side, step in zip(size, patch, strict=True):
+        if side % step or side < step:
+            low = max(side // step, 1) * step
+            raise UsageError(
+                f"--image-size {side} is not a multiple of patch {step}. Nearest: {low} or"
+                f" {low + step}"
+            )
 
 
 def balanced(source: Source) -> list[float]:
