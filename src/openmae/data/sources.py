@@ -153,6 +153,7 @@ def open_split(
             )
         return first, second
     whole_folder = open_source(data, channels)
+    require_classes(whole_folder, "This command")
     return hash_split(whole_folder, fraction)
 
 

@@ -46,6 +46,15 @@ def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None
     sync_folder(path.parent)
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is an encoder that `save_encoder` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("kind") == KIND
+    except _UNUSABLE:
+        return False
+
+
 def load_encoder(path: Path, heads: int | None = None) -> Encoder:
     """Read an encoder file.
 

@@ -15,7 +15,9 @@ from openmae.engine import checkpoint
 from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods import METHODS
 from openmae.models.encoder import Encoder, build_vit, create_arguments
-from openmae.weights.encoderfile import load_encoder
+from openmae.weights.build import build
+from openmae.weights.encoderfile import is_own, load_encoder
+from openmae.weights.foreign import find
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,23 @@ def load_any(source: str, heads: int | None = None, decoder_heads: int | None = 
 def _load(source: str, heads: int | None, decoder_heads: int | None) -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir():
+        if not (path / "checkpoints").is_dir() and not (path / "encoder.safetensors").is_file():
+            return _load_foreign(path, heads, decoder_heads)
         return _load_run(path, heads, decoder_heads)
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise StorageError(
-                f"{source} is not a run folder, an encoder.safetensors or a timm name"
-            )
-        return Loaded(load_encoder(path, heads).eval(), f"encoder {path}", None)
+        if is_own(path):
+            return Loaded(load_encoder(path, heads).eval(), f"encoder {path}", None)
+        return _load_foreign(path, heads, decoder_heads)
     if "/" in source or path.suffix == ".safetensors":
         raise StorageError(
-            f"{source} does not exist. Give a run folder, an encoder file or a timm name"
+            f"{source} does not exist. Give a run folder, a checkpoint file or a timm name"
         )
     return _load_timm(source, heads)
+
+
+def _load_foreign(path: Path, heads: int | None, decoder_heads: int | None) -> Loaded:
+    found = find(path, heads, decoder_heads)
+    return Loaded(build(found), f"{path} ({found.kind})", None, found.notices)
 
 
 def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loaded:

@@ -1,0 +1,235 @@
+"""What a checkpoint of the MAE family is: told from its tensors, its configuration and its own
+arguments, never from its file name alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from openmae.errors import StorageError, UsageError
+from openmae.weights.container import Raw, read_raw
+from openmae.weights.names import clean, official
+
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+"""Heads of the published encoders by width; 64 numbers a head otherwise."""
+
+_OTHERS = {  # what is known by one of its tensors, and cannot become a plain ViT
+    r"pos_embed_spatial|pos_embed_window|blocks\.\d+\.proj\.": "a Hiera model",
+    r"downsample_layers\.": "a ConvNeXt-V2 (FCMAE) model",
+    r"patch_embedding\.patch_embeddings": "a MONAI masked autoencoder",
+    r"\.relative_position_bias_table|\.gamma_1$": "a BEiT model, with relative positions",
+    r"\.rel_pos_[hw]$": "a ViTDet model, with relative positions",
+    r"encodec|quantizer\.": "a tokenizer",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes that a file tells; decoder sizes are 0 without one, and num_classes without a head."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_hidden: int
+    patch: tuple[int, int]
+    grid: tuple[int, int]
+    in_chans: int
+    class_token: bool
+    num_classes: int
+    pool: str
+    decoder_dim: int
+    decoder_depth: int
+    decoder_heads: int
+    eps: float
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.grid[0] * self.patch[0], self.grid[1] * self.patch[1]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recognised checkpoint: tensors by official names, and what is known of them."""
+
+    path: Path
+    kind: str
+    container: str
+    dialect: str
+    tensors: dict[str, Tensor]
+    arch: Architecture
+    target: str | None
+    target_reason: str
+    notices: tuple[str, ...]
+    extra: dict[str, Any]
+    config: dict[str, Any]
+    classes: tuple[str, ...] = ()
+
+
+def find(
+    path: Path,
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    trust_source: bool = False,
+) -> Found:
+    """Recognise a file, or a folder as Hugging Face and timm write them.
+
+    Raises:
+        StorageError: it cannot be read, or is no plain ViT.
+        UsageError: a size must be told (`heads`).
+    """
+    raw = read_raw(path, trust_source)
+    tensors, stripped = clean(raw.tensors)
+    _require_plain(path, tensors)
+    spoken, named, dropped = official(tensors)
+    named, notices = _folded_probe(named)
+    if "patch_embed.proj.weight" not in named or "pos_embed" not in named:
+        shown = ", ".join(sorted(raw.tensors)[:3])
+        raise StorageError(
+            f"{path} holds no vision transformer that is known here (first: {shown})"
+        )
+    if stripped:
+        notices.append(f"prefixes {' '.join(stripped)} were taken off")
+    if dropped:
+        notices.append(f"not used: {', '.join(dropped[:4])}")
+    arch = _architecture(raw, named, heads, decoder_heads, notices)
+    target, reason = _target(raw, named)
+    names = raw.config.get("id2label") or {}
+    classes = tuple(str(names[k]) for k in sorted(names, key=int)) if names else ()
+    return Found(
+        path, _kind(raw, named, spoken), raw.container, spoken, named, arch, target, reason,
+        tuple(notices), raw.extra, raw.config, classes,
+    )  # fmt: skip
+
+
+def _require_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for pattern, what in _OTHERS.items():
+        hit = next((name for name in tensors if re.search(pattern, name)), None)
+        if hit:
+            raise StorageError(
+                f"{path} is {what} ({hit}): it cannot be read as a plain vision transformer"
+            )
+    proj = next((t for n, t in tensors.items() if n.endswith("patch_embed.proj.weight")), None)
+    if proj is not None and proj.ndim == 5:
+        raise StorageError(f"{path} is a model of videos or volumes (3-D patches): not known here")
+
+
+def _folded_probe(named: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The official linear-probe head, BatchNorm without affine and a linear layer, as one layer."""
+    if "head.0.running_mean" not in named or "head.1.weight" not in named:
+        return dict(named), []
+    out = {n: t for n, t in named.items() if not n.startswith("head.")}
+    scale = (named["head.0.running_var"] + 1e-6).rsqrt()
+    weight = named["head.1.weight"] * scale
+    out["head.weight"] = weight
+    out["head.bias"] = named["head.1.bias"] - weight @ named["head.0.running_mean"]
+    return out, ["the probe's BatchNorm was folded into its linear layer"]
+
+
+def _kind(raw: Raw, named: Mapping[str, Tensor], spoken: str) -> str:
+    if "decoder_pred.weight" in named:
+        what = "masked autoencoder, encoder and decoder"
+    elif "head.weight" in named:
+        tuned = "fine-tuned classifier" if "fc_norm.weight" in named else "classifier"
+        what = "linear probe" if "head.0.running_mean" in raw.tensors else tuned
+    else:
+        what = "encoder only"
+    own = {"timm": "timm", "openmae": "openmae"}.get(raw.metadata.get("kind", "")[:7], "")
+    if "architecture" in raw.config and spoken == "official":
+        spoken = "timm"
+    user = " (a training checkpoint)" if "epoch" in raw.extra or "args" in raw.extra else ""
+    names = "official or timm" if spoken == "official" else own or spoken
+    return f"{what}, {names} names{user}"
+
+
+def _target(raw: Raw, named: Mapping[str, Tensor]) -> tuple[str | None, str]:
+    """What the decoder predicts, and how that is known."""
+    if "decoder_pred.weight" not in named:
+        return None, "no decoder"
+    args = raw.extra.get("args")
+    if isinstance(args, dict) and "norm_pix_loss" in args:
+        return ("norm_pixels" if args["norm_pix_loss"] else "pixels"), "args.norm_pix_loss"
+    if "norm_pix_loss" in raw.config:
+        return ("norm_pixels" if raw.config["norm_pix_loss"] else "pixels"), "config.json"
+    if "visualize" in raw.path.name:
+        return "pixels", "the file's name: visualize files predict pixels"
+    return "norm_pixels", "assumed: nothing in the file tells (visualize files predict pixels)"
+
+
+def _count(named: Mapping[str, Tensor], part: str) -> int:
+    numbers = [int(m[1]) for n in named if (m := re.match(rf"{part}\.(\d+)\.", n))]
+    return max(numbers) + 1 if numbers else 0
+
+
+def _architecture(
+    raw: Raw,
+    named: Mapping[str, Tensor],
+    heads: int | None,
+    decoder_heads: int | None,
+    notices: list[str],
+) -> Architecture:
+    config, proj = raw.config, named["patch_embed.proj.weight"]
+    if proj.ndim != 4 or "blocks.0.mlp.fc1.weight" not in named or named["pos_embed"].ndim != 3:
+        raise StorageError(f"{raw.path} is not a plain vision transformer (patch {proj.shape})")
+    dim = proj.shape[0]
+    known = heads or config.get("num_attention_heads") or _own_heads(raw) or HEADS.get(dim)
+    if known is None:
+        if dim % 64:
+            raise UsageError(f"{raw.path} is {dim} wide and does not tell its heads: give --heads")
+        known = dim // 64
+        notices.append(f"{known} heads assumed, 64 numbers each: --heads says otherwise")
+    if dim % known:
+        raise UsageError(f"{known} heads do not divide a width of {dim}: give --heads")
+    token = "cls_token" in named
+    patch = (int(proj.shape[2]), int(proj.shape[3]))
+    embed = named.get("decoder_embed.weight")
+    classes = named["head.weight"].shape[0] if "head.weight" in named else 0
+    mean_pool = "fc_norm.weight" in named or (classes and "norm.weight" not in named)
+    return Architecture(
+        embed_dim=dim,
+        depth=_count(named, "blocks"),
+        num_heads=int(known),
+        mlp_hidden=named["blocks.0.mlp.fc1.weight"].shape[0],
+        patch=patch,
+        grid=_grid(raw, named["pos_embed"].shape[1] - token, patch),
+        in_chans=proj.shape[1],
+        class_token=token,
+        num_classes=classes,
+        pool="mean" if mean_pool or not token else "cls",
+        decoder_dim=embed.shape[0] if embed is not None else 0,
+        decoder_depth=_count(named, "decoder_blocks"),
+        decoder_heads=decoder_heads or config.get("decoder_num_attention_heads") or 16,
+        eps=float(config.get("layer_norm_eps", 1e-6)),
+    )
+
+
+def _own_heads(raw: Raw) -> int | None:
+    """Heads that a file of ours states."""
+    try:
+        return int(raw.metadata["heads"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _grid(raw: Raw, patches: int, patch: tuple[int, int]) -> tuple[int, int]:
+    size = raw.config.get("image_size") or raw.config.get("pretrained_cfg", {}).get("input_size")
+    if "timm" in raw.metadata:
+        size = json.loads(raw.metadata["timm"]).get("img_size", size)
+    if isinstance(size, list | tuple) and len(size) >= 2:
+        grid = (int(size[-2]) // patch[0], int(size[-1]) // patch[1])
+        if grid[0] * grid[1] == patches:
+            return grid
+    side = math.isqrt(max(patches, 0))
+    if side * side != patches or not side:
+        raise StorageError(
+            f"{raw.path} has {patches} positions, which make no square: its image size is unknown"
+        )
+    return side, side
