@@ -146,7 +146,7 @@ def test_a_damaged_encoder_file(damage, runs, tmp_path):
 
 def test_other_files_are_not_taken_for_ours(runs, tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(StorageError, match="not an encoder written by openmae"):
+    with pytest.raises(StorageError, match="holds no vision transformer that is known here"):
         openmae.load(tmp_path / "other.safetensors")
     (tmp_path / "weights.pth").write_bytes(b"pickle")
     with pytest.raises(StorageError, match=r"weights\.pth"):

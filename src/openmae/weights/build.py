@@ -68,7 +68,8 @@ def _model(found: Found, name: str, shared: dict[str, Any]) -> MAE | Classifier 
     if arch.num_classes:
         classes = found.classes or tuple(str(i) for i in range(arch.num_classes))
         return Classifier(name, classes, **shared, pool=arch.pool)
-    create = create_arguments(name, *list(shared.values())[:3], dict(shared["encoder_args"]))
+    sizes = shared["image_size"], shared["patch_size"], shared["in_chans"]
+    create = create_arguments(name, *sizes, encoder_args=dict(shared["encoder_args"]))
     if "norm.weight" not in found.tensors:
         raise StorageError(f"{found.path} has no final norm and no head: it is not a whole encoder")
     rgb = arch.in_chans == 3

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,8 @@ def _read_safetensors(path: Path) -> Raw:
 
 def _read_torch(path: Path, trust_source: bool) -> Raw:
     try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(list(_HARMLESS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual versions, which the result tells better
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in any of many ways
         asked = re.search(r"GLOBAL ([\w.]+)|`([\w.]+)` was not an allowed", str(error))

@@ -13,11 +13,11 @@ from torch import nn
 
 from openmae.engine import checkpoint
 from openmae.errors import OpenMAEError, StorageError, UsageError
-from openmae.methods import METHODS
 from openmae.models.encoder import Encoder, build_vit, create_arguments
 from openmae.weights.build import build
 from openmae.weights.encoderfile import is_own, load_encoder
 from openmae.weights.foreign import find
+from openmae.weights.methodfile import is_method, load_method, method_from
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Loaded:
 def load(
     source: str | Path, heads: int | None = None, decoder_heads: int | None = None
 ) -> nn.Module:
-    """The Method of a run folder, or the Encoder of an encoder file or timm name, in evaluation
-    mode.
+    """The Method of a run folder or of any checkpoint of the MAE family (official, Hugging Face,
+    timm, mmpretrain, lightly, ours), or the Encoder where there is no more, in evaluation mode.
 
     A run that kept averaged weights gives those. A timm name with a tag, such as
     "vit_base_patch16_224.mae", loads weights over the network; without a tag the weights are
@@ -58,22 +58,29 @@ def load(
     return loaded.model
 
 
-def load_any(source: str, heads: int | None = None, decoder_heads: int | None = None) -> Loaded:
+def load_any(
+    source: str,
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    trust_source: bool = False,
+) -> Loaded:
     """As `load`, with where it came from; prints nothing and leaves the random state alone."""
     with torch.random.fork_rng(devices=[]):
-        return _load(source, heads, decoder_heads)
+        return _load(source, heads, decoder_heads, trust_source)
 
 
-def _load(source: str, heads: int | None, decoder_heads: int | None) -> Loaded:
+def _load(source: str, heads: int | None, decoder_heads: int | None, trust_source: bool) -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / "checkpoints").is_dir() and not (path / "encoder.safetensors").is_file():
-            return _load_foreign(path, heads, decoder_heads)
+            return _load_foreign(path, heads, decoder_heads, trust_source)
         return _load_run(path, heads, decoder_heads)
     if path.is_file():
+        if is_method(path):
+            return Loaded(load_method(path, heads, decoder_heads).eval(), f"model {path}", None)
         if is_own(path):
             return Loaded(load_encoder(path, heads).eval(), f"encoder {path}", None)
-        return _load_foreign(path, heads, decoder_heads)
+        return _load_foreign(path, heads, decoder_heads, trust_source)
     if "/" in source or path.suffix == ".safetensors":
         raise StorageError(
             f"{source} does not exist. Give a run folder, a checkpoint file or a timm name"
@@ -81,8 +88,10 @@ def _load(source: str, heads: int | None, decoder_heads: int | None) -> Loaded:
     return _load_timm(source, heads)
 
 
-def _load_foreign(path: Path, heads: int | None, decoder_heads: int | None) -> Loaded:
-    found = find(path, heads, decoder_heads)
+def _load_foreign(
+    path: Path, heads: int | None, decoder_heads: int | None, trust_source: bool
+) -> Loaded:
+    found = find(path, heads, decoder_heads, trust_source)
     return Loaded(build(found), f"{path} ({found.kind})", None, found.notices)
 
 
@@ -97,12 +106,7 @@ def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loade
             " steps"
         )
     record = found.state["method"]
-    arguments: dict[str, Any] = dict(record["arguments"])
-    if heads is not None:
-        arguments["encoder_args"] = {**(arguments.get("encoder_args") or {}), "num_heads": heads}
-    if decoder_heads is not None:
-        arguments["decoder_heads"] = decoder_heads
-    method = METHODS[record["name"]](**arguments)
+    method = method_from(record, heads, decoder_heads)
     averaged = checkpoint.load_weights(found, method)
     what = f"{path} at step {found.step:,}" + (" (averaged weights)" if averaged else "")
     return Loaded(method.eval(), what, path, tuple(notices))
