@@ -25,7 +25,17 @@ _NAMES = {
     "load": "openmae.weights",
     "list_models": "openmae.models.encoder",  # the command `models`; openmae.models is a package
 }
-_COMMANDS = ("quickstart", "pretrain", "knn", "probe", "finetune", "embed", "reconstruct")
+_COMMANDS = (
+    "quickstart",
+    "pretrain",
+    "knn",
+    "probe",
+    "finetune",
+    "embed",
+    "reconstruct",
+    "inspect",
+    "convert",
+)
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]
 

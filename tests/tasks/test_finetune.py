@@ -13,10 +13,22 @@ import openmae
 from openmae.cli import main
 from openmae.methods.classify import Classifier
 
-FAST = (
-    "--steps 6 --batch-size 4 --warmup-epochs 0 --recipe small --workers 0 "
-    "--randaug none --eval-every 0.5"
-).split()
+FAST = [
+    "--steps",
+    "6",
+    "--batch-size",
+    "4",
+    "--warmup-epochs",
+    "0",
+    "--recipe",
+    "small",
+    "--workers",
+    "0",
+    "--randaug",
+    "none",
+    "--eval-every",
+    "0.5",
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,11 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
+    "inspect": ("openmae.config.convert:InspectConfig", "Say what a checkpoint is."),
+    "convert": (
+        "openmae.config.convert:ConvertConfig",
+        "Write a model for the official code, Hugging Face, timm or openmae.",
+    ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
 """Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`.

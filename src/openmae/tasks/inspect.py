@@ -1,0 +1,121 @@
+"""`openmae inspect`: what a checkpoint is, and what can be done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openmae.config.base import Options
+from openmae.config.convert import InspectConfig
+from openmae.engine.log import say, warn
+from openmae.engine.runfolder import Results
+from openmae.methods.classify import Classifier
+from openmae.methods.mae import MAE
+from openmae.models.encoder import Encoder
+from openmae.weights import Loaded, load_any
+from openmae.weights.foreign import Found, find
+
+_COMMANDS = {
+    "mae": (
+        "openmae reconstruct {0} IMAGES -o reconstruction.png",
+        "openmae embed {0} IMAGES -o features.npz",
+        "openmae pretrain IMAGES --init {0}",
+    ),
+    "encoder": (
+        "openmae embed {0} IMAGES -o features.npz",
+        "openmae finetune {0} LABELLED_FOLDER",
+        "openmae pretrain IMAGES --init {0}",
+    ),
+    "classifier": (
+        "openmae predict {0} IMAGES -o predictions.csv",
+        "openmae evaluate {0} LABELLED_FOLDER",
+        "openmae convert {0} --to timm -o FOLDER",
+    ),
+}
+
+
+def run(config: InspectConfig, options: Options) -> Results:
+    """Print what the file is; the result holds the same facts."""
+    loaded = load_any(config.file, config.heads, config.decoder_heads, config.trust_source)
+    found = _foreign(config, loaded)
+    facts = _facts(loaded)
+    say("File", loaded.what)
+    if found is not None:
+        facts |= {"kind": found.kind, "container": found.container}
+        say("", f"read as {found.container}, names of {found.dialect}")
+    say("Model", _sentence(loaded, facts))
+    if "target" in facts:
+        reason = f" ({found.target_reason})" if found is not None else ""
+        size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
+        say("Decoder", f"{size}; predicts {facts['target']}{reason}")
+    else:
+        say("Decoder", "none: it cannot reconstruct images")
+    if found is not None and found.extra:
+        say("Beside", _told(found))
+    for notice in loaded.notices:
+        warn(notice)
+    for number, line in enumerate(_COMMANDS[facts["what"]]):
+        say("" if number else "Next", line.format(config.file))
+    return Results(facts)
+
+
+def _foreign(config: InspectConfig, loaded: Loaded) -> Found | None:
+    """The recognised file, where it is not one of ours."""
+    path = Path(config.file).expanduser()
+    if loaded.run is not None or not path.exists() or "(" not in loaded.what:
+        return None
+    return find(path, config.heads, config.decoder_heads, config.trust_source)
+
+
+def _facts(loaded: Loaded) -> dict[str, Any]:
+    model, encoder = loaded.model, loaded.encoder
+    vit = encoder.vit
+    facts: dict[str, Any] = {
+        "what": "encoder",
+        "model": encoder.create["model_name"],
+        "embed_dim": vit.embed_dim,
+        "depth": len(vit.blocks),
+        "heads": vit.blocks[0].attn.num_heads,
+        "image_size": list(encoder.image_size),
+        "patch_size": list(encoder.patch),
+        "channels": encoder.in_chans,
+        "class_token": encoder.num_prefix_tokens > 0,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "mean": [round(v, 6) for v in encoder.mean.flatten().tolist()],
+        "std": [round(v, 6) for v in encoder.std.flatten().tolist()],
+        "has_decoder": isinstance(model, MAE),
+    }
+    if isinstance(model, MAE):
+        block: Any = model.decoder.blocks[0]
+        facts |= {
+            "what": "mae",
+            "target": model.target,
+            "mask_ratio": model.mask_ratio,
+            "decoder_dim": model.decoder.embed.out_features,
+            "decoder_depth": len(model.decoder.blocks),
+            "decoder_heads": block.attn.num_heads,
+        }
+    if isinstance(model, Classifier):
+        facts |= {"what": "classifier", "classes": len(model.classes), "pool": model.pool}
+    assert isinstance(encoder, Encoder)
+    return facts
+
+
+def _sentence(loaded: Loaded, facts: dict[str, Any]) -> str:
+    height, width = facts["image_size"]
+    patch = "x".join(map(str, facts["patch_size"]))
+    size = f"{facts['depth']}x{facts['embed_dim']}, {facts['heads']} heads"
+    head = f", {facts['classes']} classes by {facts['pool']} pool" if "classes" in facts else ""
+    return (
+        f"{facts['model']} ({size}), {height}x{width} px, patch {patch}, {facts['channels']}"
+        f" channels, {facts['parameters'] / 1e6:.1f} M parameters{head}"
+    )
+
+
+def _told(found: Found) -> str:
+    args = found.extra.get("args")
+    words = [f"{k} {v}" for k, v in found.extra.items() if not isinstance(v, dict)]
+    if isinstance(args, dict):
+        shown = ("model", "mask_ratio", "norm_pix_loss", "epochs", "batch_size", "blr", "lr")
+        words += [f"args.{k} {args[k]}" for k in shown if k in args]
+    return ", ".join(words)[:200]

@@ -1,0 +1,211 @@
+"""Conversions keep the outputs, and others' own code reads them; inspect says what a file is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import openmae
+from openmae.cli import main
+from openmae.methods.classify import Classifier
+from openmae.models.encoder import Encoder
+from openmae.weights import load_any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
+import variants
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+NOISE = torch.rand(2, 16, generator=torch.Generator().manual_seed(8))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A masked autoencoder, an encoder and classifiers as files."""
+    root = tmp_path_factory.mktemp("files")
+    made = variants.official(variants.model())
+    encoder = {n: t for n, t in made.items() if not n.startswith(("decoder", "mask"))}
+    all_of = {
+        "mae": made,
+        "encoder": encoder,
+        "mean": variants.official(variants.classifier("mean")),
+        "cls": variants.official(variants.classifier("cls")),
+    }
+    for name, state in all_of.items():
+        torch.save({"model": state}, root / f"{name}.pth")
+    return {name: root / f"{name}.pth" for name in all_of}
+
+
+def same(first, second) -> None:
+    if isinstance(first, openmae.MAE):
+        outputs = [m(IMAGES, noise=NOISE, full=True) for m in (first, second)]
+        assert torch.equal(outputs[0]["pred"], outputs[1]["pred"])
+        assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
+    elif isinstance(first, Classifier):
+        assert torch.equal(first.logits(IMAGES), second.logits(IMAGES))
+    else:
+        assert torch.equal(first(IMAGES), second(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["mae", "encoder", "mean", "cls"])
+@pytest.mark.parametrize("to", ["official", "hf", "timm", "openmae"])
+def test_there_and_back(name, to, files, run, tmp_path):
+    if (name, to) == ("mean", "hf"):
+        assert main(["convert", str(files[name]), "--to", to, "-o", str(tmp_path / "x")]) == 2
+        return
+    out = tmp_path / ("x" if to in ("hf", "timm") else "x.safetensors")
+    text = run("convert", files[name], "--to", to, "-o", out)
+    assert "read back by" in text
+    first, second = openmae.load(files[name]), openmae.load(out)
+    if (name, to) == ("mae", "timm"):
+        assert "decoder is left out" in text
+        first = first.encoder
+    assert type(second) is type(first)
+    same(first, second)
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_official_file_is_one_for_the_official_loader(files, run, tmp_path):
+    run("convert", files["mae"], "--to", "official", "-o", tmp_path / "x.pth")
+    found = torch.load(tmp_path / "x.pth", weights_only=True)["model"]
+    before = torch.load(files["mae"], weights_only=True)["model"]
+    assert found.keys() == before.keys()
+    assert all(torch.equal(found[n], before[n]) for n in found)
+
+
+def test_transformers_loads_every_weight(files, run, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    for name, kind in (
+        ("mae", transformers.ViTMAEForPreTraining),
+        ("cls", transformers.ViTForImageClassification),
+    ):
+        run("convert", files[name], "--to", "hf", "-o", tmp_path / name)
+        theirs, told = kind.from_pretrained(tmp_path / name, output_loading_info=True)
+        assert not told["missing_keys"]
+        assert not told["unexpected_keys"]
+        ours = openmae.load(files[name])
+        if name == "mae":
+            expected = ours(IMAGES, noise=NOISE)["loss"]
+            torch.testing.assert_close(theirs.eval()(IMAGES, noise=NOISE).loss, expected)
+        else:
+            expected = ours.logits(IMAGES)
+            logits = theirs.eval()(IMAGES).logits
+            torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    processor = json.loads((tmp_path / "mae/preprocessor_config.json").read_text())
+    assert processor["image_mean"] == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_timm_loads_it_as_its_own(files, run, tmp_path):
+    import timm
+
+    run("convert", files["mean"], "--to", "timm", "-o", tmp_path / "x")
+    vit = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
+    assert torch.equal(vit(IMAGES), openmae.load(files["mean"]).logits(IMAGES))
+    assert vit.pretrained_cfg["mean"] == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_a_run_keeps_target_mean_and_names(trained, run, tmp_path):
+    run("convert", trained, "--to", "openmae", "-o", tmp_path / "x.safetensors")
+    first, second = openmae.load(trained), openmae.load(tmp_path / "x.safetensors")
+    assert second.arguments == {**first.arguments, "encoder_args": first.arguments["encoder_args"]}
+    assert torch.equal(first.encoder.mean, second.encoder.mean)
+    run("convert", trained, "--to", "timm", "-o", tmp_path / "card")
+    card = (tmp_path / "card/README.md").read_text()
+    assert card.startswith("---\nlicense: other\n")
+    assert "30 images, hash of the list" in card
+    assert "ant" not in card.replace("relevant", "")  # no name of the data
+
+
+def test_encoders_come_out_as_encoders(files):
+    assert isinstance(load_any(str(files["encoder"])).model, Encoder)
+
+
+def test_inspect_says_what_it_is(files, run, capsys):
+    text = run("inspect", files["mae"])
+    assert "masked autoencoder, encoder and decoder, official or timm names" in text
+    assert "predicts norm_pixels (assumed" in text
+    assert "openmae reconstruct" in text
+    assert "cannot reconstruct" in run("inspect", files["encoder"])
+    facts = json.loads(run("inspect", files["mean"], "--json"))
+    assert facts["what"] == "classifier"
+    assert facts["classes"] == 3
+    assert facts["has_decoder"] is False
+
+
+def test_inspect_of_a_run(trained, run):
+    facts = json.loads(run("inspect", trained, "--json"))
+    assert facts["what"] == "mae"
+    assert facts["decoder_dim"] == 16
+
+
+MISTAKES = {
+    "no file": (["no.pth", "--to", "hf", "-o", "x"], 2, "no.pth"),
+    "format": (["FILE", "--to", "hff", "-o", "x"], 2, "Did you mean hf?"),
+    "suffix": (["FILE", "--to", "official", "-o", "OUT"], 2, ".pth or .safetensors"),
+    "folder": (["FILE", "--to", "hf", "-o", "OUT.pth"], 2, "writes a folder"),
+    "hub": (["FILE", "--to", "official", "-o", "OUT.pth", "--push-to-hub", "a/b"], 2, "--to hf"),
+    "place": (["FILE", "--to", "hf", "-o", "OUT/a/b"], 4, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name, files, tmp_path, capsys):
+    words, code, text = MISTAKES[name]
+    out = str(tmp_path / "out")
+    given = [w.replace("FILE", str(files["mae"])).replace("OUT", out) for w in words]
+    assert main(["convert", *given]) == code
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_is_not_replaced_by_accident(files, run, tmp_path, capsys):
+    out = tmp_path / "x.pth"
+    run("convert", files["mae"], "--to", "official", "-o", out)
+    words = ["convert", str(files["encoder"]), "--to", "official", "-o", str(out)]
+    assert main(words) == 4
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    words = [
+        "convert",
+        str(files["mae"]),
+        "--to",
+        "hf",
+        "-o",
+        str(tmp_path / "mine"),
+        "--overwrite",
+    ]
+    assert main(words) == 4
+    assert (tmp_path / "mine/thesis.txt").exists()
+
+
+def test_the_upload_is_private_and_never_asks(files, tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append((name, options))
+
+        def upload_folder(self, **options):
+            calls.append(sorted(p.name for p in Path(options["folder_path"]).iterdir()))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    words = ["convert", str(files["mae"]), "--to", "hf", "-o", str(tmp_path / "x")]
+    assert main([*words, "--push-to-hub", "me/mae"]) == 0
+    assert calls[0] == ("me/mae", {"private": True, "exist_ok": True})
+    assert calls[1] == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+
+    def fails(self, name, **options):
+        raise RuntimeError("401 no token")
+
+    monkeypatch.setattr(Api, "create_repo", fails)
+    assert main([*words, "--overwrite", "--push-to-hub", "me/mae"]) == 2
+    assert "hf auth" in capsys.readouterr().err
