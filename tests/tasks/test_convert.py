@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import variants
 
 import openmae
 from openmae.cli import main
@@ -15,8 +15,6 @@ from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
 from openmae.weights import load_any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
-import variants
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 NOISE = torch.rand(2, 16, generator=torch.Generator().manual_seed(8))
@@ -129,21 +127,21 @@ def test_inspect_says_what_it_is(files, run, capsys):
     assert "predicts norm_pixels (assumed" in text
     assert "openmae reconstruct" in text
     assert "cannot reconstruct" in run("inspect", files["encoder"])
-    facts = json.loads(run("inspect", files["mean"], "--json"))
+    facts = json.loads(run("inspect", files["mean"], "--json").splitlines()[0])
     assert facts["what"] == "classifier"
     assert facts["classes"] == 3
     assert facts["has_decoder"] is False
 
 
 def test_inspect_of_a_run(trained, run):
-    facts = json.loads(run("inspect", trained, "--json"))
+    facts = json.loads(run("inspect", trained, "--json").splitlines()[0])
     assert facts["what"] == "mae"
     assert facts["decoder_dim"] == 16
 
 
 MISTAKES = {
     "no file": (["no.pth", "--to", "hf", "-o", "x"], 2, "no.pth"),
-    "format": (["FILE", "--to", "hff", "-o", "x"], 2, "Did you mean hf?"),
+    "format": (["FILE", "--to", "hff", "-o", "x"], 2, "'hf', 'timm'"),
     "suffix": (["FILE", "--to", "official", "-o", "OUT"], 2, ".pth or .safetensors"),
     "folder": (["FILE", "--to", "hf", "-o", "OUT.pth"], 2, "writes a folder"),
     "hub": (["FILE", "--to", "official", "-o", "OUT.pth", "--push-to-hub", "a/b"], 2, "--to hf"),

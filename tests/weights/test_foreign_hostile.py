@@ -154,9 +154,13 @@ def test_broken_files_are_said_to_be_broken(form, tmp_path):
         else:
             data = bytearray(draw.randbytes(draw.randrange(1, 400)))
         path.write_bytes(bytes(data))
-        try:
-            found = read_raw(path)
-        except StorageError as error:
-            assert str(path) in str(error)
-        else:
-            assert all(isinstance(t, torch.Tensor) for t in found.tensors.values())
+        assert is_refused_or_read(path)
+
+
+def is_refused_or_read(path: pathlib.Path) -> bool:
+    """A change may hit a number of a tensor; all else is refused, by name."""
+    try:
+        found = read_raw(path)
+    except StorageError as error:
+        return str(path) in str(error)
+    return all(isinstance(t, torch.Tensor) for t in found.tensors.values())

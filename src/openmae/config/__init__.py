@@ -26,6 +26,11 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.finetune:FinetuneConfig",
         "Train a classifier on a pretrained encoder.",
     ),
+    "evaluate": (
+        "openmae.config.finetune:EvaluateConfig",
+        "Score a classifier, also on ImageNet-C, -A, -R and -Sketch.",
+    ),
+    "predict": ("openmae.config.finetune:PredictConfig", "Write the classes of images."),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
     "inspect": ("openmae.config.convert:InspectConfig", "Say what a checkpoint is."),

@@ -96,7 +96,7 @@ def compare(model: Model, path: Path, to: str) -> tuple[float, str]:
         found = _by_transformers(path, model, images)
     if found is None:
         found = output(load_any(str(path)).model, images)
-    difference = float((found - expected).abs().max())
+    difference = float((found - expected).detach().abs().max())
     scale = max(1.0, float(expected.abs().max()))
     if not difference <= _LIMIT * scale:
         raise StorageError(

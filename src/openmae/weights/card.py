@@ -118,7 +118,8 @@ def _use(model: Model, to: str) -> str:
     )
     return (
         f"from transformers import AutoImageProcessor, {kind}\n"
-        f'processor, model = AutoImageProcessor.from_pretrained("PATH"), {kind}.from_pretrained("PATH")'
+        'processor = AutoImageProcessor.from_pretrained("PATH")\n'
+        f'model = {kind}.from_pretrained("PATH").eval()'
     )
 
 

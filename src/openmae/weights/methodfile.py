@@ -21,7 +21,7 @@ _UNUSABLE = (SafetensorError, KeyError, ValueError, RuntimeError, OSError, TypeE
 
 
 def save_method(path: Path, method: nn.Module) -> None:
-    """Write a MAE or a Classifier; an earlier file of that name is replaced at once or not at all."""
+    """Write a MAE or a Classifier; an earlier file is replaced at once or not at all."""
     name = next(n for n, kind in METHODS.items() if type(method) is kind)
     record = {"name": name, "arguments": method.arguments}
     temporary = path.with_name(f".tmp-{path.name}")

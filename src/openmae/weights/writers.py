@@ -1,4 +1,4 @@
-"""A model of ours in the form that others read: official, Hugging Face, timm, or one file of ours."""
+"""A model of ours in the form that others read: official, Hugging Face, timm, or our own file."""
 
 from __future__ import annotations
 
