@@ -15,7 +15,6 @@ from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
 from openmae.weights import load_any
 
-
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 NOISE = torch.rand(2, 16, generator=torch.Generator().manual_seed(8))
 

@@ -97,7 +97,7 @@ def compare(model: Model, path: Path, to: str) -> tuple[float, str]:
     if found is None:
         found = output(load_any(str(path)).model, images)
     difference = float((found - expected).detach().abs().max())
-    scale = max(1.0, float(expected.abs().max()))
+    scale = max(1.0, float(expected.detach().abs().max()))
     if not difference <= _LIMIT * scale:
         raise StorageError(
             f"the converted model differs by {difference:.2g} (read back by {how}): not written."
