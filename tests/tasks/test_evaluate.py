@@ -72,7 +72,7 @@ def test_match_by_name_by_order_and_not_at_all(capsys):
     columns, labels = match(source(["n02", "n01"], [0, 1]), ["0", "1"])
     assert (columns, labels.tolist()) == ([0, 1], [1, 0])
     assert "sorted order" in capsys.readouterr().err
-    with pytest.raises(DataError, match="does not know .*first: x"):
+    with pytest.raises(DataError, match=r"does not know .*first: x"):
         match(source(["a", "x"], [0, 1]), ["a", "b"])
     with pytest.raises(DataError, match="--class-names FILE"):
         match(source(["n01", "n02"], [0, 1]), ["0", "1", "2"])
@@ -110,7 +110,8 @@ def test_predictions_of_images_without_labels(model, classes, run, tmp_path):
         assert row["class"] == max(shares, key=shares.get)
         assert float(row["confidence"]) == shares[row["class"]] >= float(row["confidence_2"])
     assert rows[-1]["path"] == "ant/broken.png"
-    assert rows[-1]["problem"] and not rows[-1]["class"]
+    assert rows[-1]["problem"]
+    assert not rows[-1]["class"]
 
 
 def test_several_labels(run, classes, tmp_path):

@@ -67,7 +67,7 @@ def test_mce_is_the_published_ratio():
         np.mean(list(ALEXNET.values())) / 200
     )
     assert len(ALEXNET) == 15
-    assert np.mean(list(ALEXNET.values())) == pytest.approx(78.8, abs=0.1)
+    assert np.mean(list(ALEXNET.values())) == pytest.approx(78.9, abs=0.05)
 
 
 def test_mce_needs_all_of_imagenet_c():
