@@ -31,10 +31,13 @@ _COMMANDS = (
     "knn",
     "probe",
     "finetune",
+    "evaluate",
+    "predict",
     "embed",
     "reconstruct",
     "inspect",
     "convert",
+    "export",
 )
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]

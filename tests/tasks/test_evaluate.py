@@ -18,14 +18,14 @@ from openmae.errors import DataError
 from openmae.tasks.evaluate import match
 
 NAMES = ["ant", "bee", "cat"]
+SHORT = "--steps 4 --batch-size 4 --warmup-epochs 0 --recipe small --workers 0"
 
 
 @pytest.fixture(scope="module")
 def model(trained, classes, run, tmp_path_factory):
     """A fine-tuned run on ant, bee, cat."""
     out = tmp_path_factory.mktemp("model") / "run"
-    words = ["--steps", "4", "--batch-size", "4", "--warmup-epochs", "0", "--recipe", "small", "--workers", "0"]
-    run("finetune", trained, classes, "--out", out, *words)
+    run("finetune", trained, classes, "--out", out, *SHORT.split())
     return out
 
 

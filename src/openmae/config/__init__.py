@@ -38,6 +38,7 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.convert:ConvertConfig",
         "Write a model for the official code, Hugging Face, timm or openmae.",
     ),
+    "export": ("openmae.config.convert:ExportConfig", "Write a model as ONNX or torch.export."),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
 """Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`.

@@ -22,8 +22,15 @@ class ReaderConfig(Settings):
         ..., "a folder of images, or the word digits", SCORE, "free", positional=True
     )
     pool: Pool = setting(
-        "mean", "vector of an image: mean of patch tokens, or class token", SCORE, "free"
+        "mean",
+        "vector of an image: mean of patch tokens, or class token (weak in MAE)",
+        SCORE,
+        "free",
     )
+    layer: int | None = setting(
+        None, "block whose tokens are read, from 1; the last by default", SCORE, "free", ge=1
+    )
+    norm: bool = setting(True, "the encoder's final norm on the tokens", SCORE, "free")
     batch_size: int = setting(256, "images at a time", RUN, "free", gt=0)
     workers: int | None = setting(
         None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
@@ -47,13 +54,33 @@ class ScoreConfig(ReaderConfig):
 class KnnConfig(ScoreConfig):
     """k nearest neighbours by cosine, votes weighted by exp(similarity / temperature)."""
 
-    k: int = setting(20, "neighbours", SCORE, "free", gt=0)
+    k: tuple[int, ...] = setting((20,), "neighbours; the first of several counts", SCORE, "free")
     temperature: float = setting(0.07, "of the votes", SCORE, "free", gt=0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.k or min(self.k) < 1:
+            yield "k", ": must be at least 1"
 
 
 class ProbeConfig(ScoreConfig):
-    """BatchNorm without affine and a linear layer, on frozen features."""
+    """BatchNorm without affine and a linear layer, on frozen features: fitted to the optimum (fast),
+    or trained as the paper does (Table 10).
+    """
 
+    protocol: Literal["fast", "paper"] = setting(
+        "fast", "paper: LARS, 90 epochs, random crops, class token", SCORE, "free"
+    )
+    epochs: int = setting(90, "of the paper's protocol", SCORE, "free", gt=0)
+    warmup_epochs: int = setting(10, "of the paper's protocol", SCORE, "free", ge=0)
+    lr: tuple[float, ...] = setting(
+        (0.1,), "paper: base rate per 256; of several the best on a tenth aside", SCORE, "free"
+    )
+    probe_batch: int = setting(
+        16384, "paper: batch; at most an eighth of the images", SCORE, "free", gt=0
+    )
+    crops: int = setting(
+        1, "paper: random views whose features are kept; 90 is the paper's", SCORE, "free", gt=0
+    )
     l2: tuple[float, ...] | None = setting(
         None,
         "penalty on the weights; several are tried on a tenth of the training images",
@@ -62,6 +89,8 @@ class ProbeConfig(ScoreConfig):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.lr or min(self.lr) <= 0:
+            yield "lr", ": must be greater than 0"
         if self.l2 is not None and (not self.l2 or min(self.l2) <= 0):
             yield "l2", ": each must be greater than 0"
 
@@ -70,10 +99,24 @@ class EmbedConfig(ReaderConfig):
     """One vector for each image, never masked: mean of patch tokens after the final norm."""
 
     out: str = setting(..., "output: .parquet, .npz or .csv", RUN, "free", short="-o")
+    duplicates: str | None = setting(
+        None, "CSV of pairs of images that are almost the same", SCORE, "free"
+    )
+    duplicate_threshold: float = setting(
+        0.98, "cosine similarity of such a pair", SCORE, "free", gt=0, le=1
+    )
+    neighbours: str | None = setting(None, "CSV of the nearest others of each image", SCORE, "free")
+    neighbour_count: int = setting(10, "how many", SCORE, "free", gt=0)
+    map: str | None = setting(None, "picture with every image as a point, .png", SCORE, "free")
+    map_method: Literal["tsne", "pca"] = setting("tsne", "how points are laid out", SCORE, "free")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix not in (".parquet", ".npz", ".csv"):
             yield "out", ": the name must end in .parquet, .npz or .csv"
+        for name, suffix in (("duplicates", ".csv"), ("neighbours", ".csv"), ("map", ".png")):
+            path = getattr(self, name)
+            if path is not None and Path(path).suffix != suffix:
+                yield name, f": the name must end in {suffix}"
 
 
 class ReconstructConfig(Settings):

@@ -131,9 +131,24 @@ class EvalBatches(Dataset[Batch]):
                 bad.append((self.source.path(index), str(error)))
                 continue
             samples.append(sample)
-            images.append(self.transform(sample["image"]))
+            images.append(self._image(sample, index))
         batch: Batch = {name: [s[name] for s in samples] for name in ("path", "id", "label")}
         return batch | {"image": torch.stack(images) if images else None, "bad": bad}
+
+    def _image(self, sample: Sample, index: int) -> Tensor:
+        return self.transform(sample["image"])
+
+
+class ViewBatches(EvalBatches):
+    """As EvalBatches, with random views: view v of image i has the draws of position v * N + i."""
+
+    def __init__(self, source: Source, views: Transform, size: int, view: int = 0) -> None:
+        super().__init__(source, lambda image: views(image, views.draws(0, 1)[0]), size)
+        self.views, self.view = views, view
+
+    def _image(self, sample: Sample, index: int) -> Tensor:
+        draws = self.views.draws(self.view * len(self.source) + index, 1)[0]
+        return self.views(sample["image"], draws)
 
 
 @lru_cache(maxsize=2)

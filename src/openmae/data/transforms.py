@@ -97,3 +97,31 @@ def crop_box(
     w = min(width, round(height * 4 / 3))
     h = min(height, round(width * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class ProbeTransform:
+    """The crop of the published linear probe: area 0.08 to 1 and aspect 3/4 to 4/3 drawn once and
+    cut to the image, without tries, and a flip.
+    """
+
+    size: tuple[int, int]
+    seed: int = 0
+    crop: float = 0.08
+
+    def draws(self, position: int, rows: int) -> NDArray[np.float64]:
+        """The randomness of `rows` images from a position on."""
+        return uniforms(self.seed, "probe-crop", position, 5, rows)
+
+    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor:
+        """Crop and flip an image by its row of `draws`."""
+        height, width = image.shape[:2]
+        area = height * width * (self.crop + (1 - self.crop) * draws[0])
+        low, high = math.log(3 / 4), math.log(4 / 3)
+        aspect = math.exp(low + (high - low) * draws[1])
+        w = min(width, max(1, round(math.sqrt(area * aspect))))
+        h = min(height, max(1, round(math.sqrt(area / aspect))))
+        top, left = int(draws[2] * (height - h + 1)), int(draws[3] * (width - w + 1))
+        size = list(self.size)
+        out = tv.resized_crop(to_tensor(image), top, left, h, w, size, _BICUBIC, antialias=True)
+        return tv.horizontal_flip(out) if draws[4] < 0.5 else out

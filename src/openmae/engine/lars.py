@@ -1,10 +1,8 @@
-"""LARS, layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888), as the paper's linear
-probe uses it (Table 10).
-"""
+"""LARS (You et al. 2017), the optimiser of the published linear probe (Table 10)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,17 +11,10 @@ from torch.optim import Optimizer
 
 
 class LARS(Optimizer):
-    """Momentum SGD whose step is scaled, matrix by matrix, to the size of the weights.
+    """Momentum SGD whose gradient is scaled, for each matrix, by trust * |p| / |g|.
 
-    For a parameter p of two or more dimensions with gradient g and momentum buffer mu:
-
-        d  = g + weight_decay * p
-        d  = d * trust * |p| / |d|        (no scaling where either norm is 0)
-        mu = momentum * mu + d
-        p  = p - lr * mu
-
-    Vectors (biases, norms) take d = g: neither decayed nor scaled. The learning rate multiplies the
-    buffer and is not part of it, so a schedule acts at once on all of the momentum.
+    With weight decay the gradient is g + decay * p before the scaling. One-dimensional parameters
+    have neither: u = m * u + g; p = p - lr * u.
     """
 
     def __init__(
@@ -38,27 +29,24 @@ class LARS(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
+            for parameter in group["params"]:
+                if parameter.grad is None:
                     continue
-                change = p.grad if p.ndim <= 1 else _scaled(p, group["weight_decay"], group["trust"])
-                state = self.state[p]
-                if "mu" not in state:
-                    state["mu"] = torch.zeros_like(p)
-                state["mu"].mul_(group["momentum"]).add_(change)
-                p.sub_(group["lr"] * state["mu"])
-        return loss
+                update = self._scaled(parameter, parameter.grad, group)
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].mul_(group["momentum"]).add_(update)
+                parameter.sub_(state["momentum"], alpha=group["lr"])
 
-
-def _scaled(p: Tensor, weight_decay: float, trust: float) -> Tensor:
-    change = p.grad + weight_decay * p
-    weight, size = p.norm(), change.norm()
-    ratio = torch.where((weight > 0) & (size > 0), trust * weight / size, torch.ones_like(size))
-    return change * ratio
+    @staticmethod
+    def _scaled(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        if parameter.ndim <= 1:
+            return gradient
+        gradient = gradient + group["weight_decay"] * parameter
+        own, size = parameter.norm(), gradient.norm()
+        ratio = torch.where((own > 0) & (size > 0), group["trust"] * own / size, 1.0)
+        return gradient * ratio

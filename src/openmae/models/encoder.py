@@ -92,6 +92,19 @@ class Encoder(nn.Module):
         """
         return self.vit.forward_features(self.normalize(images))
 
+    def tokens(self, images: Tensor, layer: int | None = None, norm: bool = True) -> Tensor:
+        """As `forward`, but after block `layer` (1 is the first; the last by default), with or
+        without the final norm.
+        """
+        vit = self.vit
+        depth = len(vit.blocks)
+        if layer is not None and not 1 <= layer <= depth:
+            raise UsageError(f"--layer {layer}: this encoder has blocks 1 to {depth}")
+        x = vit.norm_pre(vit._pos_embed(vit.patch_embed(self.normalize(images))))
+        for block in vit.blocks[: depth if layer is None else layer]:
+            x = block(x)
+        return vit.norm(x) if norm else x
+
     def encode_kept(self, patches: Tensor, ids: Tensor) -> Tensor:
         """Kept patch vectors (B, K, p*q*C) at positions ids (B, K) -> tokens (B, P + K, D).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
-from openmae.tasks.reading import dry, open_reader
+from openmae.report.map import draw_map
+from openmae.tasks.neighbours import duplicates, nearest, plane
+from openmae.tasks.reading import dry, open_reader, pooling
 
 
 def run(config: EmbedConfig, options: Options) -> Results:
@@ -24,29 +27,73 @@ def run(config: EmbedConfig, options: Options) -> Results:
     if config.out.endswith(".parquet"):
         _require_pyarrow(config.out)
     path = Path(config.out).expanduser()
-    if not path.parent.is_dir():
-        raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")
+    for name in (config.out, config.duplicates, config.neighbours, config.map):
+        if name is not None and not Path(name).expanduser().parent.is_dir():
+            raise StorageError(
+                f"{Path(name).parent} does not exist. Make it first, or name another"
+            )
     reader = open_reader(config)
     source = open_source(config.data, reader.loaded.encoder.in_chans)
     check_channels(source, reader.loaded.encoder.in_chans)
     if options.dry_run:
         return dry()
     found = reader.features(source)
+    _write(path, lambda to: WRITERS[path.suffix](found, to, config.pool))
+    width = found.vectors.shape[1]
+    say(
+        "Out",
+        f"{len(found.paths):,} of {len(source):,} images -> {path}  ({width} numbers each,"
+        f" {pooling(config)})",
+    )
+    values = {"n": len(found.paths), "dim": width, "unreadable": len(found.bad)}
+    return Results(values | _beside(found, config, source.classes), path.parent)
+
+
+def _beside(found: Features, config: EmbedConfig, classes: list[str]) -> dict[str, int]:
+    """The further files that were asked for; returns what was counted."""
+    values: dict[str, int] = {}
+    if config.duplicates:
+        pairs = duplicates(found.vectors, config.duplicate_threshold)
+        rows = [(found.paths[i], found.paths[j], f"{s:.6f}") for i, j, s in pairs]
+        _table(config.duplicates, ("path_a", "path_b", "similarity"), rows)
+        values["duplicate_pairs"] = len(pairs)
+        say("", f"{len(pairs):,} pairs above {config.duplicate_threshold:g} -> {config.duplicates}")
+    if config.neighbours:
+        near, similar = nearest(found.vectors, config.neighbour_count)
+        lines = [
+            (found.paths[i], str(rank + 1), found.paths[near[i, rank]], f"{similar[i, rank]:.6f}")
+            for i in range(len(near))
+            for rank in range(near.shape[1])
+        ]
+        _table(config.neighbours, ("path", "rank", "neighbour", "similarity"), lines)
+        say("", f"{near.shape[1]} nearest of each -> {config.neighbours}")
+    if config.map:
+        points = plane(found.vectors, config.map_method)
+        how = {"tsne": "t-SNE", "pca": "PCA"}[config.map_method]
+        title = f"{len(points):,} images by {how} of {pooling(config)}"
+        target = Path(config.map).expanduser()
+        _write(target, lambda to: draw_map(points, found.labels, classes, title, to))
+        say("", f"map -> {config.map}")
+    return values
+
+
+def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows([head, *rows])
+
+    _write(Path(name).expanduser(), write)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file at once or not at all."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
-        WRITERS[path.suffix](found, temporary, config.pool)
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
-    width = found.vectors.shape[1]
-    pooled = "mean of patch tokens" if config.pool == "mean" else "class token"
-    say(
-        "Out",
-        f"{len(found.paths):,} of {len(source):,} images -> {path}  ({width} numbers each,"
-        f" {pooled}, final norm)",
-    )
-    return Results({"n": len(found.paths), "dim": width, "unreadable": len(found.bad)}, path.parent)
 
 
 def _require_pyarrow(out: str) -> None:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from openmae.config.evaluate import ReaderConfig, ScoreConfig
 from openmae.data.check import check_channels
-from openmae.data.loader import EvalBatches, loader
+from openmae.data.loader import EvalBatches, ViewBatches, loader
 from openmae.data.sources import Source, open_split, require_classes
-from openmae.data.transforms import EvalTransform
+from openmae.data.transforms import EvalTransform, ProbeTransform
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
-from openmae.errors import DataError, StorageError
+from openmae.errors import DataError, StorageError, UsageError
+from openmae.models.encoder import Encoder
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
 
@@ -36,23 +37,50 @@ class Reader:
     config: ReaderConfig
     device: torch.device
 
-    def features(self, source: Source, encoder: nn.Module | None = None) -> Features:
-        """Vectors of a source by the encoder, or by another network; names what is unreadable."""
+    def features(
+        self,
+        source: Source,
+        encoder: nn.Module | None = None,
+        crop_pct: float = 1.0,
+        view: int | None = None,
+    ) -> Features:
+        """Vectors of a source by the encoder, or by another network; names what is unreadable.
+
+        With `view` of random crops (the paper's probe), else of the central `crop_pct`.
+        """
         size, pool = self.loaded.encoder.image_size, self.config.pool
         if isinstance(encoder, RawPixels):
             size, pool = encoder.size, "mean"
-        batches = EvalBatches(source, EvalTransform(size), self.config.batch_size)
+        rows = self.config.batch_size
+        batches = EvalBatches(source, EvalTransform(size, crop_pct), rows)
+        if view is not None:
+            batches = ViewBatches(source, ProbeTransform(size), rows, view)
         workers = (
             auto_workers(self.device.type) if self.config.workers is None else self.config.workers
         )
         precision = resolve_precision("auto", self.device)
         stream = loader(batches, range(len(batches)), workers, pin=self.device.type == "cuda")
-        network = (encoder or self.loaded.encoder).to(self.device)
+        network: nn.Module = encoder or self.loaded.encoder
+        if isinstance(network, Encoder) and (self.config.layer or not self.config.norm):
+            network = Tapped(network, self.config.layer, self.config.norm)
+        network = network.to(self.device)
         found = extract(network, stream, pool, self.device, precision)
         for path, reason in found.bad[:3] if encoder is None else ():
             more = f" ({len(found.bad)} in all)" if len(found.bad) > 3 else ""
             warn(f"{path}: {reason}. Left out{more}")
         return found
+
+
+class Tapped(nn.Module):
+    """An encoder that is read after one of its blocks, with or without its final norm."""
+
+    def __init__(self, encoder: Encoder, layer: int | None, norm: bool) -> None:
+        super().__init__()
+        self.encoder, self.layer, self.norm = encoder, layer, norm
+        self.num_prefix_tokens = encoder.num_prefix_tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder.tokens(images, self.layer, self.norm)
 
 
 class RawPixels(nn.Module):
@@ -69,6 +97,10 @@ class RawPixels(nn.Module):
         return images.flatten(1)[:, None].float() / 255
 
 
+Reads = Callable[[Reader, Source, nn.Module | None, bool], Features]
+"""Features of a source by a network (None: the reader's own), to train on (True) or to test."""
+
+
 def open_reader(config: ReaderConfig) -> Reader:
     """Load the model that a task names, and say what it is."""
     device = resolve_device(config.device)
@@ -76,6 +108,9 @@ def open_reader(config: ReaderConfig) -> Reader:
     for notice in loaded.notices:
         warn(notice)
     height, width = loaded.encoder.image_size
+    depth = len(loaded.encoder.vit.blocks)
+    if config.layer is not None and config.layer > depth:
+        raise UsageError(f"--layer {config.layer}: this encoder has blocks 1 to {depth}")
     say("Model", f"{loaded.what}; {loaded.encoder.create['model_name']}, {height}x{width} px")
     return Reader(loaded, config, device)
 
@@ -83,12 +118,16 @@ def open_reader(config: ReaderConfig) -> Reader:
 def score(
     config: ScoreConfig,
     task: str,
-    evaluate: Callable[[Features, Features], float],
+    evaluate: Callable[[Features, Features], dict[str, float]],
     saying: str,
     dry_run: bool = False,
+    read: Reads | None = None,
 ) -> Results:
     """Score frozen features on labelled images, beside majority class, random weights and raw
     pixels.
+
+    `evaluate` returns "accuracy" and further numbers; `read` makes the features of the training
+    (True) or test part, by default those of central crops.
     """
     reader = open_reader(config)
     train, test = open_split(config.data, reader.loaded.encoder.in_chans, config.test_fraction)
@@ -100,44 +139,57 @@ def score(
     )
     say(
         "Score",
-        f"{saying}; features: {_pooling(config.pool)}, {reader.loaded.encoder.vit.embed_dim}"
-        " numbers",
+        f"{saying}; features: {pooling(config)}, {reader.loaded.encoder.vit.embed_dim} numbers",
     )
     if dry_run:
         return dry()
     folder = result_folder(config.out, reader.loaded, task, config.data)
-    own = reader.features(train), reader.features(test)
+    read = read or (lambda reader, source, encoder, _: reader.features(source, encoder))
+    own = read(reader, train, None, True), read(reader, test, None, False)
     if len(set(own[0].labels.tolist())) < 2:
         raise DataError("the training part holds one class only: more images, or train/ and test/")
-    results: dict[str, Any] = {
-        f"{task}_accuracy": evaluate(*own),
-        "majority_accuracy": majority(*own),
-    }
+    results = _compare(reader, config, task, evaluate, (train, test), own, read)
+    _tell(task, results, results["n"])
+    if folder is not None:
+        folder.write_json(
+            "results.json",
+            {**results, "model": reader.loaded.what, "data": config.data, "how": saying}
+            | {"features": pooling(config)},
+        )
+        say("Out", f"{folder.path / 'results.json'}")
+    return Results(results, folder.path if folder else None)
+
+
+def _compare(
+    reader: Reader,
+    config: ScoreConfig,
+    task: str,
+    evaluate: Callable[[Features, Features], dict[str, float]],
+    parts: tuple[Source, Source],
+    own: tuple[Features, Features],
+    read: Reads,
+) -> dict[str, Any]:
+    """The scores of the model, of its baselines, n and the interval."""
+    results: dict[str, Any] = {f"{task}_{k}": v for k, v in evaluate(*own).items()}
+    results["majority_accuracy"] = majority(*own)
     if config.baselines:
         encoder = reader.loaded.encoder
         random = random_encoder(encoder.create, config.seed, encoder)
-        parts = reader.features(train, random), reader.features(test, random)
-        results[f"random_weights_{task}_accuracy"] = evaluate(*parts)
-        pixels = RawPixels(encoder.image_size)
-        parts = reader.features(train, pixels), reader.features(test, pixels)
-        results[f"raw_pixels_{task}_accuracy"] = evaluate(*parts)
+        for name, other in (
+            ("random_weights", random),
+            ("raw_pixels", RawPixels(encoder.image_size)),
+        ):
+            both = read(reader, parts[0], other, True), read(reader, parts[1], other, False)
+            results[f"{name}_{task}_accuracy"] = evaluate(*both)["accuracy"]
     n = len(own[1].labels)
     low, high = interval(results[f"{task}_accuracy"], n)
-    results |= {
+    return results | {
         "n": n,
         "n_train": len(own[0].labels),
         "seed": config.seed,
         f"{task}_low_95": low,
         f"{task}_high_95": high,
     }
-    _tell(task, results, n)
-    if folder is not None:
-        folder.write_json(
-            "results.json",
-            {**results, "model": reader.loaded.what, "data": config.data, "how": saying},
-        )
-        say("Out", f"{folder.path / 'results.json'}")
-    return Results(results, folder.path if folder else None)
 
 
 def dry() -> Results:
@@ -162,12 +214,12 @@ def _tell(task: str, results: dict[str, Any], n: int) -> None:
     say("Result", "   ".join(words))
 
 
-def _pooling(pool: str) -> str:
-    return (
-        "mean of patch tokens after the final norm"
-        if pool == "mean"
-        else "class token after the final norm"
-    )
+def pooling(config: ReaderConfig) -> str:
+    """Which vector of an image is read, in words."""
+    what = "mean of patch tokens" if config.pool == "mean" else "class token"
+    where = f" after block {config.layer}" if config.layer else ""
+    norm = "after the final norm" if config.norm else "without the final norm"
+    return f"{what}{where}, {norm}"
 
 
 def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:

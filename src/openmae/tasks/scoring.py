@@ -82,11 +82,7 @@ def linear_probe(
 def _choose_penalty(x: NDArray[Any], train: Features, penalties: Sequence[float]) -> float:
     if len(penalties) == 1:
         return penalties[0]
-    digests = (
-        hashlib.blake2b(p.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-        for p in train.paths
-    )
-    aside = np.array([int.from_bytes(d, "big") % 10 == 0 for d in digests])
+    aside = set_aside(train.paths)
     if not aside.any() or len(np.unique(train.labels[~aside])) < 2:
         return penalties[len(penalties) // 2]
     scores = [
@@ -95,6 +91,14 @@ def _choose_penalty(x: NDArray[Any], train: Features, penalties: Sequence[float]
     ]
     best = max(scores)
     return max(l2 for l2, score in zip(penalties, scores, strict=True) if score == best)
+
+
+def set_aside(paths: Sequence[str]) -> NDArray[np.bool_]:
+    """A tenth of the images, by hash of the path: what settings are chosen on."""
+    digests = (
+        hashlib.blake2b(p.encode("utf-8", "surrogateescape"), digest_size=4).digest() for p in paths
+    )
+    return np.array([int.from_bytes(d, "big") % 10 == 0 for d in digests])
 
 
 def _fit(x: NDArray[Any], labels: NDArray[Any], l2: float) -> Any:

@@ -84,7 +84,8 @@ def _run(run: Path) -> list[str]:
         )
         settings = ", ".join(f"{k} {config[k]}" for k in told if config.get(k) is not None)
         parts.append(
-            f"## Training\n\nTask {config.get('task')}, recipe {resolved.get('recipe')}: {settings}."
+            f"## Training\n\nTask {config.get(\'task\')}, recipe {resolved.get(\'recipe\')}:"
+            f" {settings}."
             f"\n\nData: {resolved.get('images')} images, hash of the list"
             f" {resolved.get('data_hash')}.\n\nAgain: `openmae {config.get('task')} ... --recipe"
             " config.yaml`, with the run's config.yaml."
