@@ -83,12 +83,12 @@ def _run(run: Path) -> list[str]:
             "seed",
         )
         settings = ", ".join(f"{k} {config[k]}" for k in told if config.get(k) is not None)
+        task, recipe = config.get("task"), resolved.get("recipe")
+        data = f"{resolved.get('images')} images, hash of the list {resolved.get('data_hash')}"
+        again = f"`openmae {task} ... --recipe config.yaml`, with the run's config.yaml"
         parts.append(
-            f"## Training\n\nTask {config.get(\'task\')}, recipe {resolved.get(\'recipe\')}:"
-            f" {settings}."
-            f"\n\nData: {resolved.get('images')} images, hash of the list"
-            f" {resolved.get('data_hash')}.\n\nAgain: `openmae {config.get('task')} ... --recipe"
-            " config.yaml`, with the run's config.yaml."
+            f"## Training\n\nTask {task}, recipe {recipe}: {settings}.\n\nData: {data}.\n\n"
+            f"Again: {again}."
         )
     scores = []
     for path in [run / "results.json", *sorted(run.glob("*/results.json"))]:
