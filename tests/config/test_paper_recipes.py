@@ -38,6 +38,18 @@ TABLE = {
     ("finetune", "scratch-vit-base-paper"): SCRATCH | {"epochs": 300, "drop_path": 0.1},
     ("finetune", "scratch-vit-large-paper"): SCRATCH | {"epochs": 200, "drop_path": 0.2},
     ("finetune", "scratch-vit-huge-paper"): SCRATCH | {"epochs": 200, "drop_path": 0.2},
+    **{
+        ("probe", f"vit-{size}-paper"): {
+            "protocol": "paper",
+            "pool": "cls",
+            "epochs": 90,
+            "warmup_epochs": 10,
+            "lr": (0.1,),
+            "probe_batch": 16384,
+            "crops": 90,
+        }
+        for size in ("base", "large", "huge")
+    },
     ("finetune", "vit-large-partial-paper"): PAPER | {"blocks": 4},
 }
 EXPECTED = {
@@ -47,8 +59,12 @@ EXPECTED = {
     "scratch-vit-large-paper": "82.6", "scratch-vit-huge-paper": "83.1",
     "vit-large-partial-paper": "84.2",
 }  # fmt: skip
-GIVEN = {"pretrain": {"data": "x"}, "finetune": {"model": "x", "data": "x"}}
-ALL = [(task, name) for task in ("pretrain", "finetune") for name in shipped(task)]
+GIVEN = {
+    "pretrain": {"data": "x"},
+    "finetune": {"model": "x", "data": "x"},
+    "probe": {"model": "x", "data": "x"},
+}
+ALL = [(task, name) for task in GIVEN for name in shipped(task)]
 
 
 @pytest.mark.parametrize(("task", "name"), TABLE)

@@ -63,8 +63,8 @@ class KnnConfig(ScoreConfig):
 
 
 class ProbeConfig(ScoreConfig):
-    """BatchNorm without affine and a linear layer, on frozen features: fitted to the optimum (fast),
-    or trained as the paper does (Table 10).
+    """BatchNorm without affine and a linear layer, on frozen features: fitted to the
+    optimum (fast), or trained as the paper does (Table 10).
     """
 
     protocol: Literal["fast", "paper"] = setting(

@@ -66,7 +66,7 @@ def _paper(config: ProbeConfig, options: Options) -> Results:
     return score(config, "probe", evaluate, saying, options.dry_run, _views(config))
 
 
-def _views(config: ProbeConfig) -> Callable[[Reader, Source, nn.Module | None, bool], Features]:
+def _views(config: ProbeConfig) -> Reads:
     """How the paper's probe reads: random crops to train on, the central ones to test."""
 
     def read(reader: Reader, source: Source, encoder: nn.Module | None, training: bool) -> Features:
