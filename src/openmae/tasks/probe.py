@@ -15,7 +15,7 @@ from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.tasks.paperprobe import Protocol, batch_of, paper_probe
-from openmae.tasks.reading import RawPixels, Reader, score
+from openmae.tasks.reading import RawPixels, Reader, Reads, score
 from openmae.tasks.scoring import linear_probe
 
 

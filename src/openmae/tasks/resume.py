@@ -106,11 +106,11 @@ def _changes(
                 f"{folder.path} is {shown(old) or 'another size'} ({name}), asked for {shown(new)}."
                 f" Use {options.spell(name)} {shown(old)}, or another --out"
             )
-        kind = extra_of(kind.settings, name)["change"]
-        if kind == "free" or (kind == "allow" and name in options.allow_change):
+        change = extra_of(kind.settings, name)["change"]
+        if change == "free" or (change == "allow" and name in options.allow_change):
             changes[name] = new
             continue
-        allow = f"--allow-change {name}, or " if kind == "allow" else ""
+        allow = f"--allow-change {name}, or " if change == "allow" else ""
         raise UsageError(
             f"{options.spell(name)} {shown(old)} -> {shown(new)} differs from the run"
             f" {folder.path}. Drop it, or {allow}--out runs/new"
