@@ -10,7 +10,7 @@ import pytest
 from openmae.config import TASKS, settings
 from openmae.config.base import extra_of
 
-COUNT = 300
+COUNT = 150
 NASTY = (
     "", "-1", "0", "1e999", "nan", "inf", "true", "False", "none", "x", "é", "a b", "0.5", "-0.0",
     "1_000", "0x10", "[1]", "{}", "*", "..", "=", "'", "1,2", "999999999", "1" + "0" * 30,
@@ -51,18 +51,48 @@ GOOD = {
     "filter": ("tiny", "zzz"),
     "l2": ("0.1", "0", "1e-3 1e-2"),
     "k": ("1", "1000"),
+    "to": ("official", "hf", "timm", "openmae", "tim"),
+    "output": ("auto", "tokens", "logits", "words"),
+    "protocol": ("fast", "paper"),
+    "layout": ("auto", "folder", "imagenet-c"),
+    "labels": ("thesis.txt", "labels.csv", "nowhere.csv"),
+    "class_names": ("thesis.txt", "nowhere"),
+    "fraction": ("0.5", "1-per-class", "2", "x-per-class"),
+    "blocks": ("0", "0.5", "1", "9"),
+    "randaug": ("none", "rand-m9-mstd0.5-inc1", "rand-x"),
+    "class_weights": ("none", "balanced"),
+    "license": ("mit",),
+    "push_to_hub": ("",),
+    "duplicates": ("d.csv", "d.txt", "nowhere/d.csv"),
+    "neighbours": ("n.csv", "n.txt"),
+    "map": ("m.png", "m.jpg"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
-WRITTEN = ("x.npz", "x.csv", "x.parquet", "x.png", "x.txt", "nowhere/x.npz", "nowhere/x.png")
+WRITTEN = (
+    "x.npz",
+    "x.csv",
+    "x.parquet",
+    "x.png",
+    "x.txt",
+    "nowhere/x.npz",
+    "nowhere/x.png",
+    "x.pth",
+    "x.safetensors",
+    "x.onnx",
+    "x.pt2",
+    "mine",
+    "folder",
+)
+SLOW = ("pretrain", "finetune", "export")
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 
 def value(task: str, name: str, rng: random.Random) -> list[str]:
     pool = GOOD.get(name, ("1", "2", "0.5"))
-    if task in ("knn", "probe", "embed", "reconstruct") and name == "model":
+    if task != "pretrain" and name in ("model", "file"):
         pool = READ
-    if task in ("embed", "reconstruct") and name == "out":
+    if task in ("embed", "reconstruct", "predict", "convert", "export") and name == "out":
         pool = WRITTEN
     if name == "data":
         pool = ("photos", "digits", "nowhere", "thesis.txt", "mine", "photos/a")
@@ -80,7 +110,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
     required = [n for n in fields if model.model_fields[n].is_required() and n not in places]
     others = [n for n in fields if n not in places and n not in required]
     chosen = required + rng.sample(others, min(len(others), rng.choice((0, 1, 2, 3, 5, 8))))
-    if task == "pretrain":
+    if task in ("pretrain", "finetune"):
         chosen += [n for n in ("recipe", "allow_change") if rng.random() < 0.2]
     for name in chosen:
         flag = "--" + name.replace("_", "-")
@@ -100,6 +130,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
         pairs = small.split()
         for flag, word in zip(pairs[::2], pairs[1::2], strict=True):
             words += [] if flag in words else [flag, word]
+    if task in SLOW:
         words += ["--dry-run"]
     return [task, *words]
 
@@ -114,6 +145,7 @@ def world(tiny_run: Path, tmp_path_factory) -> Path:
     (root / "mine").mkdir()
     (root / "mine/thesis.docx").write_text("years of work")
     (root / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
+    (root / "labels.csv").write_text("path,label\na/0.png,x\na/1.png,y\n")
     (root / "damaged").mkdir()
     (root / "damaged/encoder.safetensors").write_bytes(b"\0" * 100)
     return root

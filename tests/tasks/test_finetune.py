@@ -209,6 +209,11 @@ def test_a_change_of_the_architecture_is_refused(tuned, trained, classes, capsys
     assert "--pool mean" in capsys.readouterr().err
 
 
+def test_the_folder_of_another_task_is_refused(trained, classes, capsys):
+    assert main(["finetune", str(trained), str(classes), "--out", str(trained), *FAST]) == 4
+    assert "is a run of `openmae pretrain`" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(trained, classes, run, tmp_path):
     run("finetune", trained, classes, "--out", tmp_path / "out", *FAST, "--dry-run")
     assert not (tmp_path / "out").exists()

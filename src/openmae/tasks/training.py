@@ -55,6 +55,7 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
                     )
                 _write_start(kind, job, folder)
                 return _train(kind, job, method, folder, stop, None)
+        _require_task(kind, folder)
         finished = _finished(kind, config, options, folder)
         if finished is not None:
             return finished
@@ -88,6 +89,14 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
             if found is None:
                 kind.start(job.config, method)
             return _train(kind, job, method, folder, stop, found)
+
+
+def _require_task(kind: Kind, folder: RunFolder) -> None:
+    task = folder.read_config().get("task", kind.task)
+    if task != kind.task:
+        raise StorageError(
+            f"{folder.path} is a run of `openmae {task}`. Give another --out for {kind.task}"
+        )
 
 
 def _finished(kind: Kind, config: Any, options: Options, folder: RunFolder) -> Results | None:
