@@ -145,10 +145,12 @@ class Classifier(nn.Module):
 
         Class weights multiply terms and are not divided out again, so that micro-batches add up.
         """
+        logits = logits if logits.dtype == torch.float64 else logits.float()  # bf16 is too coarse
+        targets = targets.to(logits.dtype)
         if self.multi_label:
-            terms = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+            terms = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
             return (terms if self.class_weights is None else terms * self.class_weights).mean(-1)
-        terms = -targets * F.log_softmax(logits.float(), dim=-1)
+        terms = -targets * F.log_softmax(logits, dim=-1)
         return (terms if self.class_weights is None else terms * self.class_weights).sum(-1)
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

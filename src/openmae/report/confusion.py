@@ -50,7 +50,7 @@ def draw_confusion(table: NDArray[np.int64], classes: Sequence[str], path: Path)
     bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def _short(name: str) -> str:

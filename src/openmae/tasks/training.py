@@ -256,12 +256,12 @@ def _end(
     about = {"weights": "ema" if state.ema else "raw", "step": str(state.step)}
     about |= kind.about(job.config, job.resolved)
     save_encoder(folder.encoder, state.method.encoder, about)  # type: ignore[arg-type]
-    plot_curves(folder)
     rows = read_jsonl(folder.metrics)
     results: dict[str, Any] = {
         "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
     }
     results |= kind.finish(job, state, folder)
+    plot_curves(folder)
     if state.ema:
         state.ema.swap()
     results |= {
