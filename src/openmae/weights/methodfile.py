@@ -1,4 +1,7 @@
-"""A whole method in one file: its tensors, and in the metadata the arguments that make it."""
+"""A whole method in one file: its tensors, and in the metadata the arguments that make it.
+
+The epsilon of the layer norms is kept as well: files of Hugging Face bring their own.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ _UNUSABLE = (SafetensorError, KeyError, ValueError, RuntimeError, OSError, TypeE
 def save_method(path: Path, method: nn.Module) -> None:
     """Write a MAE or a Classifier; an earlier file is replaced at once or not at all."""
     name = next(n for n, kind in METHODS.items() if type(method) is kind)
-    record = {"name": name, "arguments": method.arguments}
+    now = {k: getattr(method, k) for k in ("target", "mask", "mask_ratio") if hasattr(method, k)}
+    norms = sorted({m.eps for m in method.modules() if isinstance(m, nn.LayerNorm)})
+    record = {"name": name, "arguments": {**method.arguments, **now}, "eps": norms}
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.unlink(missing_ok=True)
     tensors = method.state_dict().items()
@@ -66,6 +71,9 @@ def load_method(
             record = json.loads(file.metadata()["method"])
             method = method_from(record, heads, decoder_heads)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for layer in method.modules():
+            if isinstance(layer, nn.LayerNorm) and len(record.get("eps", ())) == 1:
+                layer.eps = record["eps"][0]
         with torch.no_grad():
             method.load_state_dict(tensors, strict=True)
     except (*_UNUSABLE, OpenMAEError) as error:

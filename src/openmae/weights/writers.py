@@ -2,171 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from openmae.engine.tensorfile import write_tensors
 from openmae.errors import UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
-from openmae.models.encoder import Encoder
+from openmae.models.encoder import Encoder, method_arguments
 from openmae.weights.encoderfile import save_encoder
 from openmae.weights.methodfile import save_method
-
-Model = MAE | Classifier | Encoder
-
-_INNER = (  # inside a block: official -> Hugging Face, classic
-    ("norm1", "layernorm_before"),
-    ("norm2", "layernorm_after"),
-    ("attn.proj", "attention.output.dense"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
+from openmae.weights.writers_huggingface import (
+    require_hugging_face,
+    write_hugging_face,
+    write_json,
 )
+from openmae.weights.writers_official import Model, encoder_of, require_official, write_official
+
+CONTENT = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+"""All that a folder of ours for others can hold."""
 
 
-def encoder_of(model: Model) -> Encoder:
-    """The encoder of any model."""
-    return model if isinstance(model, Encoder) else model.encoder
-
-
-def official_names(model: Model) -> dict[str, Tensor]:
-    """Tensors under the official names: encoder, and decoder or head where there is one."""
-    vit = encoder_of(model).vit
-    out = dict(vit.state_dict())
-    if isinstance(model, MAE):
-        for name, tensor in model.decoder.state_dict().items():
-            out[name if name == "mask_token" else f"decoder_{name}"] = tensor
-    return {n: t.detach().cpu().contiguous().clone() for n, t in out.items()}
-
-
-def write_official(model: Model, out: Path) -> list[str]:
-    """`{"model": tensors}` as the official code reads it; .safetensors without the wrapping."""
-    _require_official(model)
-    tensors = official_names(model)
-    if out.suffix == ".safetensors":
-        save_file(tensors, out)
-    else:
-        torch.save({"model": tensors}, out)
-    told = [f"official code builds it with {_official_call(model)}"]
-    if isinstance(model, Classifier):
-        told.append("names of the classes are not in this format")
-    return told
-
-
-def _require_official(model: Model) -> None:
-    encoder = encoder_of(model)
-    if encoder.vit.reg_token is not None or encoder.num_prefix_tokens != 1:
-        raise UsageError(
-            "the official format has one class token and no registers. Use --to openmae"
+def whole(model: nn.Module) -> Model:
+    """The model itself; for the encoder file of a fine-tuned run, which holds the head as well, the
+    classifier, its classes numbered.
+    """
+    assert isinstance(model, MAE | Classifier | Encoder)
+    if not isinstance(model, Encoder) or not model.create.get("num_classes"):
+        return model
+    with torch.random.fork_rng(devices=[]):
+        made = Classifier(
+            **method_arguments(model.create),
+            classes=[str(i) for i in range(model.create["num_classes"])],
+            image_size=model.image_size,
+            pool="mean" if model.create.get("global_pool") == "avg" else "cls",
+            mean=model.mean.flatten().tolist(),
+            std=model.std.flatten().tolist(),
         )
-
-
-def _official_call(model: Model) -> str:
-    vit, (height, width) = encoder_of(model).vit, encoder_of(model).image_size
-    size = str(height) if height == width else f"({height}, {width})"
-    words = f"img_size={size}, patch_size={encoder_of(model).patch[0]}, embed_dim={vit.embed_dim}"
-    return f"{words}, depth={len(vit.blocks)}, num_heads={vit.blocks[0].attn.num_heads}"
-
-
-def hugging_face_names(model: Model) -> dict[str, Tensor]:
-    """Tensors under the classic names, which every version of transformers loads."""
-    top = "" if isinstance(model, Encoder) else "vit."
-    out: dict[str, Tensor] = {}
-    for name, tensor in official_names(model).items():
-        name = re.sub(r"^blocks", f"{top}encoder.layer", name)
-        name = re.sub(r"^decoder_blocks", "decoder.decoder_layers", name)
-        name = re.sub(r"^(decoder_|mask_token)", r"decoder.\1", name)
-        name = re.sub(r"^norm\.", f"{top}layernorm.", name)
-        name = re.sub(r"^cls_token", f"{top}embeddings.cls_token", name)
-        name = re.sub(r"^pos_embed", f"{top}embeddings.position_embeddings", name)
-        name = re.sub(r"^patch_embed\.proj", f"{top}embeddings.patch_embeddings.projection", name)
-        name = re.sub(r"^head\.", "classifier.", name)
-        for ours, theirs in _INNER:
-            name = name.replace(f".{ours}.", f".{theirs}.")
-        if ".attn.qkv." in name:
-            for part, word in zip(tensor.chunk(3), ("query", "key", "value"), strict=True):
-                out[name.replace("attn.qkv", f"attention.attention.{word}")] = part.clone()
-        else:
-            out[name] = tensor
-    return out
-
-
-def hugging_face_config(model: Model) -> dict[str, Any]:
-    """config.json of ViTMAEForPreTraining, ViTModel or ViTForImageClassification."""
-    encoder = encoder_of(model)
-    vit = encoder.vit
-    config: dict[str, Any] = {
-        "architectures": ["ViTModel"],
-        "model_type": "vit",
-        "hidden_size": vit.embed_dim,
-        "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": vit.blocks[0].attn.num_heads,
-        "intermediate_size": vit.blocks[0].mlp.fc1.out_features,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.02,
-        "layer_norm_eps": vit.blocks[0].norm1.eps,
-        "image_size": encoder.image_size[0],
-        "patch_size": encoder.patch[0],
-        "num_channels": encoder.in_chans,
-        "qkv_bias": True,
-    }
-    if isinstance(model, Classifier):
-        names = {str(i): name for i, name in enumerate(model.classes)}
-        config |= {"architectures": ["ViTForImageClassification"], "id2label": names}
-        config["label2id"] = {name: int(i) for i, name in names.items()}
-    if isinstance(model, MAE):
-        block: Any = model.decoder.blocks[0]
-        config |= {
-            "architectures": ["ViTMAEForPreTraining"],
-            "model_type": "vit_mae",
-            "decoder_hidden_size": model.decoder.embed.out_features,
-            "decoder_num_hidden_layers": len(model.decoder.blocks),
-            "decoder_num_attention_heads": block.attn.num_heads,
-            "decoder_intermediate_size": block.mlp.fc1.out_features,
-            "mask_ratio": model.mask_ratio,
-            "norm_pix_loss": model.target == "norm_pixels",
-        }
-    return config
-
-
-def write_hugging_face(model: Model, out: Path) -> list[str]:
-    """A folder that `from_pretrained` loads: config.json, model.safetensors, preprocessing."""
-    encoder = encoder_of(model)
-    if encoder.image_size[0] != encoder.image_size[1] or encoder.patch[0] != encoder.patch[1]:
-        raise UsageError("transformers' ViT knows square images only. Use --to timm or openmae")
-    if encoder.num_prefix_tokens != 1 or encoder.vit.reg_token is not None:
-        raise UsageError("transformers' ViT has one class token and no registers. Use --to timm")
-    if isinstance(model, Classifier) and model.pool == "mean":
-        raise UsageError(
-            "transformers' ViT classifies by the class token; this one by the mean of the patches."
-            " Use --to timm"
-        )
-    out.mkdir()
-    save_file(hugging_face_names(model), out / "model.safetensors", {"format": "pt"})
-    height, width = encoder.image_size
-    preprocess = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": height, "width": width},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": encoder.mean.flatten().tolist(),
-        "image_std": encoder.std.flatten().tolist(),
-    }
-    _write_json(out / "config.json", hugging_face_config(model))
-    _write_json(out / "preprocessor_config.json", preprocess)
-    kind = hugging_face_config(model)["architectures"][0]
-    return [f"transformers: {kind}.from_pretrained({str(out)!r})"]
+    made.encoder.vit.load_state_dict(model.vit.state_dict())
+    return made.eval()
 
 
 def write_timm(model: Model, out: Path) -> list[str]:
@@ -175,6 +53,7 @@ def write_timm(model: Model, out: Path) -> list[str]:
     create = {k: v for k, v in encoder.create.items() if k not in ("model_name", "num_classes")}
     classes = model.classes if isinstance(model, Classifier) else []
     height, width = encoder.image_size
+    tuned = bool(classes) and 96 < max(height, width) <= 224
     config = {
         "architecture": encoder.create["model_name"].split(".")[0],
         "num_classes": len(classes),
@@ -185,7 +64,7 @@ def write_timm(model: Model, out: Path) -> list[str]:
             "input_size": [encoder.in_chans, height, width],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": 0.9,
+            "crop_pct": 0.875 if tuned else 1.0,  # what predict and embed do
             "mean": encoder.mean.flatten().tolist(),
             "std": encoder.std.flatten().tolist(),
             "num_classes": len(classes),
@@ -195,11 +74,9 @@ def write_timm(model: Model, out: Path) -> list[str]:
         | ({"label_names": classes} if classes else {}),
     }
     out.mkdir()
-    tensors = {
-        n: t.detach().cpu().contiguous().clone() for n, t in encoder.vit.state_dict().items()
-    }
-    save_file(tensors, out / "model.safetensors", {"format": "pt"})
-    _write_json(out / "config.json", config)
+    tensors = encoder.vit.state_dict().items()
+    write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
+    write_json(out / "config.json", config)
     told = [f'timm: timm.create_model("local-dir:{out}", pretrained=True)']
     return [*told, "the decoder is left out: timm has none"] if isinstance(model, MAE) else told
 
@@ -213,26 +90,43 @@ def write_openmae(model: Model, out: Path) -> list[str]:
     return [f'openmae: openmae.load("{out}"), and every command']
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _require_names(model: Model) -> None:
+    if isinstance(model, MAE) and not isinstance(model.mask, str):
+        raise UsageError("a mask that is your own function cannot be kept in a file")
 
 
-WRITERS: dict[str, Callable[[Any, Path], list[str]]] = {
-    "official": write_official,
-    "hf": write_hugging_face,
-    "timm": write_timm,
-    "openmae": write_openmae,
+class Format(NamedTuple):
+    """`require` refuses what cannot be expressed; `write` returns how to use what it wrote, and
+    what is not in it.
+    """
+
+    require: Callable[[Model], None]
+    write: Callable[[Model, Path], list[str]]
+
+
+FORMATS = {
+    "official": Format(require_official, write_official),
+    "hf": Format(require_hugging_face, write_hugging_face),
+    "timm": Format(lambda _: None, write_timm),
+    "openmae": Format(_require_names, write_openmae),
 }
-"""Format -> function that writes it and returns how to use it."""
+"""Name -> how it is written."""
 
 
-def output(model: nn.Module, images: Tensor) -> Tensor:
-    """What a conversion must keep: predictions (with a fixed mask), logits or tokens."""
-    with torch.inference_mode():
-        if isinstance(model, MAE):
-            length = model.encoder.grid[0] * model.encoder.grid[1]
-            noise = torch.arange(length).expand(len(images), -1).float()
-            noise = (noise * 7919) % 104729  # a fixed, scattered order
-            found: Tensor = model(images, noise=noise, keep=max(1, length // 4), full=True)["pred"]
-            return found
-        return model.logits(images) if isinstance(model, Classifier) else model(images)
+@torch.inference_mode()
+def outputs(model: Model, images: Tensor) -> dict[str, Tensor]:
+    """What a conversion must keep: predictions and loss with a fixed mask, logits, or tokens."""
+    if isinstance(model, MAE):
+        keep, noise = fixed_mask(model, len(images))
+        found = model(images, noise=noise, keep=keep, full=True)
+        return {"predictions": found["pred"], "loss": found["loss"]}
+    if isinstance(model, Classifier):
+        return {"logits": model.logits(images)}
+    return {"tokens": model(images)}
+
+
+def fixed_mask(model: MAE, rows: int) -> tuple[int, Tensor]:
+    """How many patches are kept, and a noise (rows, L) that scatters them, without random state."""
+    length = model.encoder.grid[0] * model.encoder.grid[1]
+    noise = torch.arange(length).expand(rows, -1).float() * 7919 % 104729
+    return max(1, length // 4), noise
