@@ -13,7 +13,8 @@ import openmae
 from openmae.cli import main
 from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
-from openmae.weights import load_any
+from openmae.tasks import convert
+from openmae.weights import load_any, save_encoder
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 NOISE = torch.rand(2, 16, generator=torch.Generator().manual_seed(8))
@@ -104,16 +105,11 @@ def test_timm_loads_it_as_its_own(files, run, tmp_path):
     assert vit.pretrained_cfg["mean"] == pytest.approx([0.485, 0.456, 0.406])
 
 
-def test_a_run_keeps_target_mean_and_names(trained, run, tmp_path):
+def test_a_run_keeps_target_and_mean(trained, run, tmp_path):
     run("convert", trained, "--to", "openmae", "-o", tmp_path / "x.safetensors")
     first, second = openmae.load(trained), openmae.load(tmp_path / "x.safetensors")
     assert second.arguments == {**first.arguments, "encoder_args": first.arguments["encoder_args"]}
     assert torch.equal(first.encoder.mean, second.encoder.mean)
-    run("convert", trained, "--to", "timm", "-o", tmp_path / "card")
-    card = (tmp_path / "card/README.md").read_text()
-    assert card.startswith("---\nlicense: other\n")
-    assert "30 images, hash of the list" in card
-    assert "ant" not in card.replace("relevant", "")  # no name of the data
 
 
 def test_encoders_come_out_as_encoders(files):
@@ -182,27 +178,76 @@ def test_an_output_is_not_replaced_by_accident(files, run, tmp_path, capsys):
     assert (tmp_path / "mine/thesis.txt").exists()
 
 
-def test_the_upload_is_private_and_never_asks(files, tmp_path, monkeypatch, capsys):
-    import huggingface_hub
+def test_only_outputs_of_the_same_kind_are_replaced(files, run, trained, tmp_path, capsys):
+    run("convert", files["mae"], "--to", "hf", "-o", tmp_path / "hf")
+    again = ["convert", str(files["mae"]), "--overwrite", "--to"]
+    assert main([*again, "timm", "-o", str(tmp_path / "hf")]) == 4
+    (tmp_path / "hf/thesis.txt").write_text("x")
+    assert main([*again, "hf", "-o", str(tmp_path / "hf")]) == 4
+    (tmp_path / "hf/thesis.txt").unlink()
+    assert main([*again, "hf", "-o", str(tmp_path / "hf")]) == 0
+    torch.save({"model": torch.load(files["mae"])["model"], "epoch": 3}, tmp_path / "run.pth")
+    (tmp_path / "notes.safetensors").write_text("x")
+    for to, name in (
+        ("official", "run.pth"),
+        ("official", "notes.safetensors"),
+        ("openmae", "notes.safetensors"),
+    ):
+        before = (tmp_path / name).read_bytes()
+        assert main([*again, to, "-o", str(tmp_path / name)]) == 4
+        assert (tmp_path / name).read_bytes() == before
+    run("convert", trained, "--to", "openmae", "-o", tmp_path / "x.safetensors")
+    assert main([*again, "official", "-o", str(tmp_path / "x.safetensors")]) == 4
+    assert main([*again, "openmae", "-o", str(tmp_path / "x.safetensors")]) == 0
+    assert main([*again, "hf", "-o", "."]) == 4
+    assert "Traceback" not in capsys.readouterr().err
 
-    calls = []
 
-    class Api:
-        def create_repo(self, name, **options):
-            calls.append((name, options))
+@pytest.mark.parametrize("to", ["official", "hf", "timm", "openmae"])
+def test_a_wrong_file_is_never_left_behind(to, files, tmp_path, monkeypatch, capsys):
+    """A writer that loses something: it is seen, and an earlier output stays."""
+    out = tmp_path / ("x" if to in ("hf", "timm") else "x.safetensors")
+    words = ["convert", str(files["mae"]), "--to", to, "-o", str(out)]
+    assert main(words) == 0
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    form = convert.FORMATS[to]
 
-        def upload_folder(self, **options):
-            calls.append(sorted(p.name for p in Path(options["folder_path"]).iterdir()))
+    def wrong(model, path):
+        vit = model.encoder.vit
+        weight = vit.blocks[0].mlp.fc1.weight
+        weight.data[0] += 0.5
+        told = form.write(model, path)
+        weight.data[0] -= 0.5
+        return told
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    words = ["convert", str(files["mae"]), "--to", "hf", "-o", str(tmp_path / "x")]
-    assert main([*words, "--push-to-hub", "me/mae"]) == 0
-    assert calls[0] == ("me/mae", {"private": True, "exist_ok": True})
-    assert calls[1] == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    def broken(model, path):
+        told = form.write(model, path)
+        file = path / "model.safetensors" if path.is_dir() else path
+        file.write_bytes(file.read_bytes()[:-8])
+        return told
 
-    def fails(self, name, **options):
-        raise RuntimeError("401 no token")
+    for write, text in ((wrong, "differ by"), (broken, "cannot read it back")):
+        monkeypatch.setitem(convert.FORMATS, to, form._replace(write=write))
+        assert main([*words, "--overwrite"]) == 4
+        error = capsys.readouterr().err
+        assert text in error
+        assert "Traceback" not in error
+        after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+        assert after == before
 
-    monkeypatch.setattr(Api, "create_repo", fails)
-    assert main([*words, "--overwrite", "--push-to-hub", "me/mae"]) == 2
-    assert "hf auth" in capsys.readouterr().err
+
+def test_a_dry_run_refuses_and_writes_nothing(files, tmp_path, capsys):
+    for name, to, code in (("mean", "hf", 2), ("mean", "timm", 0)):
+        words = ["convert", str(files[name]), "--to", to, "-o", str(tmp_path / "x"), "--dry-run"]
+        assert main(words) == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_encoder_file_of_a_classifier_brings_its_head(files, run, tmp_path):
+    for name in ("mean", "cls"):
+        save_encoder(tmp_path / "e.safetensors", openmae.load(files[name]).encoder, {})
+        expected = openmae.load(files[name]).logits(IMAGES)
+        for to, out in (("official", "x.pth"), ("timm", "x"), ("openmae", "y.safetensors")):
+            out = f"{name}-{out}"
+            run("convert", tmp_path / "e.safetensors", "--to", to, "-o", tmp_path / out)
+            assert torch.equal(openmae.load(tmp_path / out).logits(IMAGES), expected)

@@ -62,6 +62,7 @@ class ExportConfig(Settings):
         ..., "a run folder, a checkpoint of any kind or a timm name", MODEL, "free", positional=True
     )
     out: str = setting(..., "output: .onnx (ONNX) or .pt2 (torch.export)", RUN, "free", short="-o")
+    heads: int | None = setting(None, "encoder heads, where it does not tell", MODEL, "free", gt=0)
     output: Literal["auto", "embedding", "tokens", "logits"] = setting(
         "auto", "logits of a classifier, else embedding", MODEL, "free"
     )

@@ -128,7 +128,7 @@ def open_source(data: str, channels: int | None = None, split: str = "train") ->
 
 
 def open_split(
-    data: str, channels: int | None = None, fraction: float = 0.2
+    data: str, channels: int | None = None, fraction: float = 0.2, task: str = "this command"
 ) -> tuple[Source, Source]:
     """Training and test part: train/ and test/ (or val/) below the folder, or else a fixed split by
     hash of the path.
@@ -153,7 +153,7 @@ def open_split(
             )
         return first, second
     whole_folder = open_source(data, channels)
-    require_classes(whole_folder, "This command")
+    require_classes(whole_folder, task)
     return hash_split(whole_folder, fraction)
 
 

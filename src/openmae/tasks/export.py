@@ -23,23 +23,26 @@ from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
+from openmae.weights.writers import whole
+from openmae.weights.writers_official import Model, encoder_of
 
-_LIMIT = 1e-3  # of the largest difference
+_LIMIT = 1e-3  # of the largest difference, relative to the largest output above 1
+_LARGEST = 2_000_000_000  # bytes of weights in one ONNX file, which protobuf limits to 2 GiB
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Exported(nn.Module):
-    """Images -> one output, with nothing that depends on the caller; never masks."""
+    """Images -> one output, with nothing that depends on the caller; never masks, no decoder."""
 
-    def __init__(self, model: nn.Module, encoder: Encoder, output: str, pool: str) -> None:
+    def __init__(self, model: Model, output: str, pool: str) -> None:
         super().__init__()
-        self.model, self.encoder, self.output, self.pool = model, encoder, output, pool
+        self.encoder, self.output, self.pool = encoder_of(model), output, pool
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> (B, D), (B, N, D) or (B, K)."""
         if self.output == "logits":
-            assert isinstance(self.model, Classifier)
-            return self.model.logits(images)
+            logits: Tensor = self.encoder.vit.forward_head(self.encoder(images))
+            return logits
         tokens = self.encoder(images)
         if self.output == "tokens":
             return tokens
@@ -51,29 +54,26 @@ def run(config: ExportConfig, options: Options) -> Results:
     out = Path(config.out).expanduser()
     if not out.parent.is_dir():
         raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
+    if out.is_dir():
+        raise StorageError(f"{out} is a folder. Give another -o")
     onnx = out.suffix == ".onnx"
     if onnx and any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise UsageError(f'-o {config.out}: ONNX needs more: pip install "openmae[export]"')
-    loaded = load_any(config.model)
+    loaded = load_any(config.model, config.heads)
     for notice in loaded.notices:
         warn(notice)
-    encoder, classifier = loaded.encoder, isinstance(loaded.model, Classifier)
-    output = config.output
-    if output == "auto":
-        output = "logits" if classifier else "embedding"
-    if output == "logits" and not classifier:
-        raise UsageError(f"{config.model} has no classes, so no logits. Use --output embedding")
     say("Model", loaded.what)
+    model = whole(loaded.model)
+    output = _require_output(config, model, onnx)
     if options.dry_run:
         return dry()
-    model = Exported(loaded.model, encoder, output, config.pool).eval()
-    about = _about(loaded.model, encoder, output, config)
+    exported = Exported(model, output, config.pool).eval()
+    about = _about(model, output, config)
     temporary = out.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{out.name}")
     try:
-        (_write_onnx if onnx else _write_pt2)(
-            model, _images(encoder, 2, config.uint8), temporary, about
-        )
-        difference = _check(model, encoder, temporary, config.uint8, onnx)
+        images = _images(exported.encoder, 2, config.uint8)
+        (_write_onnx if onnx else _write_pt2)(exported, images, temporary, about)
+        difference = _check(exported, temporary, config.uint8, onnx)
         os.replace(temporary, out)
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}") from None
@@ -86,13 +86,36 @@ def run(config: ExportConfig, options: Options) -> Results:
     return Results({"max_difference": difference, "output": output}, out.parent)
 
 
-def _about(model: nn.Module, encoder: Encoder, output: str, config: ExportConfig) -> dict[str, str]:
+def _require_output(config: ExportConfig, model: Model, onnx: bool) -> str:
+    """Which output is written; refuses what the model does not have."""
+    encoder, classifier = encoder_of(model), isinstance(model, Classifier)
+    output = config.output
+    if output == "auto":
+        output = "logits" if classifier else "embedding"
+    if output == "logits" and not classifier:
+        raise UsageError(f"{config.model} has no classes, so no logits. Use --output embedding")
+    if output == "embedding" and config.pool == "cls" and not encoder.num_prefix_tokens:
+        raise UsageError(f"{config.model} has no class token. Use --pool mean")
+    size = sum(p.numel() * p.element_size() for p in encoder.parameters())
+    if onnx and size > _LARGEST:
+        raise UsageError(
+            f"an ONNX file holds at most 2 GB, and this model has {size / 1e9:.1f} GB of weights."
+            " Use -o NAME.pt2"
+        )
+    return output
+
+
+def _about(model: Model, output: str, config: ExportConfig) -> dict[str, str]:
+    """What a caller must know, as text that both formats keep inside."""
+    encoder = encoder_of(model)
     height, width = encoder.image_size
     kind = "uint8" if config.uint8 else "float32, (x / 255 - mean) / std"
     about = {
         "input": f"images (B, {encoder.in_chans}, {height}, {width}) {kind}",
         "output": output,
         "pool": config.pool if output == "embedding" else "",
+        "image_size": json.dumps([height, width]),
+        "channels": str(encoder.in_chans),
         "mean": json.dumps(encoder.mean.flatten().tolist()),
         "std": json.dumps(encoder.std.flatten().tolist()),
     }
@@ -136,7 +159,7 @@ def _write_pt2(model: nn.Module, images: Tensor, path: Path, about: dict[str, st
         torch.export.save(program, file, extra_files={"openmae.json": json.dumps(about)})
 
 
-def _check(model: nn.Module, encoder: Encoder, path: Path, uint8: bool, onnx: bool) -> float:
+def _check(model: Exported, path: Path, uint8: bool, onnx: bool) -> float:
     """The largest difference from PyTorch at batches of 1 and 3.
 
     Raises:
@@ -151,7 +174,7 @@ def _check(model: nn.Module, encoder: Encoder, path: Path, uint8: bool, onnx: bo
             program = torch.export.load(file).module()
     worst = 0.0
     for count in (1, 3):
-        images = _images(encoder, count, uint8)
+        images = _images(model.encoder, count, uint8)
         with torch.inference_mode():
             expected = model(images)
         if onnx:
@@ -159,7 +182,8 @@ def _check(model: nn.Module, encoder: Encoder, path: Path, uint8: bool, onnx: bo
         else:
             with torch.no_grad():
                 found = program(images)
-        worst = max(worst, float((found - expected).abs().max()))
-    if not worst <= _LIMIT * max(1.0, float(expected.abs().max())):
-        raise StorageError(f"the exported model differs by {worst:.2g} from PyTorch: not written")
+        difference = float((found - expected).abs().max())
+        if not difference <= _LIMIT * max(1.0, float(expected.abs().max())):  # also for NaN
+            raise StorageError(f"not written: it differs by {difference:.2g} from PyTorch")
+        worst = max(worst, difference)
     return worst

@@ -114,7 +114,7 @@ class Finetuning(Kind):
         if config.labels is not None:
             share, many = config.test_fraction, config.multi_label
             return open_labelled_split(config.data, config.labels, channels, share, many)
-        return open_split(config.data, channels, config.test_fraction)
+        return open_split(config.data, channels, config.test_fraction, self.task)
 
     def look(self, config: FinetuneConfig, source: Source) -> Scan:
         return scan(source, self.loaded(config).encoder.in_chans, measure=False)

@@ -130,7 +130,9 @@ def score(
     (True) or test part, by default those of central crops.
     """
     reader = open_reader(config)
-    train, test = open_split(config.data, reader.loaded.encoder.in_chans, config.test_fraction)
+    train, test = open_split(
+        config.data, reader.loaded.encoder.in_chans, config.test_fraction, task
+    )
     require_classes(train, task)
     check_channels(train, reader.loaded.encoder.in_chans)
     say(

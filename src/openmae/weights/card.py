@@ -11,16 +11,21 @@ import yaml
 from openmae.engine.tensorfile import file_sha256
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
-from openmae.weights.load import Loaded
-from openmae.weights.writers import Model, encoder_of
+from openmae.weights.writers_huggingface import class_name
+from openmae.weights.writers_official import Model, encoder_of
 
-_FROM_OFFICIAL = (
-    "Weights that derive from the official or timm's MAE weights are under CC-BY-NC 4.0."
-)
+_PRIVATE = {"data", "out", "val", "init", "model", "labels", "resolved"}
+"""Settings that name places on somebody's disk."""
 
 
-def write_card(folder: Path, model: Model, loaded: Loaded, license: str, to: str) -> None:
-    """Write README.md beside the weights. No file name of the data is in it."""
+def write_card(
+    folder: Path, model: Model, run: Path | None, license: str, to: str, name: str
+) -> None:
+    """Write README.md beside the weights.
+
+    `name` is what others load the model by: a repository NAME/MODEL, or the folder. No path and no
+    file name of the data is in the card.
+    """
     task = "image-classification" if isinstance(model, Classifier) else "image-feature-extraction"
     header = {
         "license": license,
@@ -28,16 +33,20 @@ def write_card(folder: Path, model: Model, loaded: Loaded, license: str, to: str
         "pipeline_tag": task,
         "tags": ["masked-autoencoder", "mae", "vision-transformer", "openmae"],
     }
+    config = _yaml(run / "config.yaml") if run else {}
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {_title(model)}",
         _what(model),
-        *(_run(loaded.run) if loaded.run else []),
-        f"## Use\n\n```python\n{_use(model, to)}\n```",
-        _limits(model),
+        _training(config) if config else "How it was trained is not known to `openmae convert`.",
+        _scores(run, config) if run else "",
+        f"## Use\n\n```python\n{use(model, to, name)}\n```",
+        _limits(model, to),
+        _licence(license),
         "## Files\n\n" + "\n".join(_checksums(folder)),
     ]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    text = "\n\n".join(part for part in parts if part)
+    (folder / "README.md").write_text(text + "\n", encoding="utf-8")
 
 
 def _title(model: Model) -> str:
@@ -48,100 +57,141 @@ def _title(model: Model) -> str:
 
 def _what(model: Model) -> str:
     encoder = encoder_of(model)
-    vit, (height, width) = encoder.vit, encoder.image_size
+    vit, (height, width), (p, q) = encoder.vit, encoder.image_size, encoder.patch
+    heads = vit.blocks[0].attn.num_heads
     rows = {
-        "Encoder": f"{len(vit.blocks)} blocks of width {vit.embed_dim}",
-        "Input": f"{height}x{width} px, {encoder.in_chans} channels, patch {encoder.patch[0]}x"
-        f"{encoder.patch[1]}",
+        "Encoder": f"{len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads",
+        "Parameters": f"{sum(x.numel() for x in model.parameters()) / 1e6:.1f} M",
+        "Input": f"{height}x{width} px, {encoder.in_chans} channels, patches of {p}x{q}",
         "Mean, std": f"{_numbers(encoder.mean)}; {_numbers(encoder.std)} on the scale [0, 1]",
     }
     if isinstance(model, MAE):
-        rows["Predicts"] = model.target
+        rows["Predicts"] = f"{model.target} of {model.mask_ratio:.0%} hidden patches"
     if isinstance(model, Classifier):
         rows["Classes"] = str(len(model.classes))
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
 
 
 def _numbers(values: Any) -> str:
-    return " ".join(f"{v:.3f}" for v in values.flatten().tolist())
+    return ", ".join(f"{v:.4g}" for v in values.flatten().tolist())
 
 
-def _run(run: Path) -> list[str]:
-    """Data, recipe and scores of the run that the model is from."""
-    parts = []
-    config = _yaml(run / "config.yaml")
-    resolved = config.get("resolved") or {}
-    if config:
-        told = (
-            "batch_size",
-            "epochs",
-            "steps",
-            "lr",
-            "weight_decay",
-            "mask_ratio",
-            "target",
-            "seed",
-        )
-        settings = ", ".join(f"{k} {config[k]}" for k in told if config.get(k) is not None)
-        task, recipe = config.get("task"), resolved.get("recipe")
-        data = f"{resolved.get('images')} images, hash of the list {resolved.get('data_hash')}"
-        again = f"`openmae {task} ... --recipe config.yaml`, with the run's config.yaml"
-        parts.append(
-            f"## Training\n\nTask {task}, recipe {recipe}: {settings}.\n\nData: {data}.\n\n"
-            f"Again: {again}."
-        )
-    scores = []
+def _training(config: dict[str, Any]) -> str:
+    """Data in numbers, and the settings as a recipe that `openmae` reads."""
+    resolved, task = config.get("resolved") or {}, config.get("task", "pretrain")
+    kept = {
+        k: v
+        for k, v in config.items()
+        if (k not in _PRIVATE or (k == "model" and task == "pretrain"))
+        and not (isinstance(v, str) and "/" in v)
+    }
+    start = config.get("init") or (config.get("model") if task != "pretrain" else None)
+    lines = [
+        "## Training",
+        f"Data: {resolved.get('images', 'unknown')} images; hash of the list of files"
+        f" {resolved.get('data_hash', 'unknown')}.",
+        f"Recipe: {resolved.get('recipe') or 'defaults'}, {resolved.get('total_steps', '?')} steps,"
+        f" on {resolved.get('device', '?')} in {resolved.get('precision', '?')}."
+        + (f" Started from {Path(start).name}." if start else ""),
+        "To make it again, save this as recipe.yaml:",
+        f"```yaml\n{yaml.safe_dump(kept, sort_keys=False)}```",
+        f"```\nopenmae {task} {'MODEL ' if task != 'pretrain' else ''}IMAGES --recipe"
+        " recipe.yaml\n```",
+    ]
+    return "\n\n".join(lines)
+
+
+def _scores(run: Path, config: dict[str, Any]) -> str:
+    """Accuracies of the run and of the tasks on it, with n, interval and baselines."""
+    rows = []
     for path in [run / "results.json", *sorted(run.glob("*/results.json"))]:
         values = _json(path)
-        names = [n for n in values if n.endswith(("accuracy", "mAP")) and n in values]
-        low = next((n for n in values if n.endswith("low_95")), None)
         where = path.parent.name if path.parent != run else config.get("task", "run")
-        for name in names:
-            between = ""
-            if low and name in ("accuracy", low.replace("_low_95", "_accuracy")):
-                between = f" [{values[low]:.3f}, {values[low.replace('low', 'high')]:.3f}]"
-            scores.append(f"| {where} | {name} | {values[name]:.4f}{between} | {values.get('n')} |")
-    if scores:
-        head = "| task | score | value [95 %] | n |\n|---|---|---|---|"
-        parts.append("## Scores\n\n" + "\n".join([head, *scores]))
-    return parts
+        n, seed = values.get("n", ""), values.get("seed", "")
+        for name, value in values.items():
+            if not name.endswith(("accuracy", "accuracy_top5", "macro_f1", "mAP")):
+                continue
+            ends = [values.get(name.replace("accuracy", end)) for end in ("low_95", "high_95")]
+            if isinstance(value, int | float):
+                known = name.endswith("accuracy") and None not in ends
+                between = f"{ends[0]:.3f} to {ends[1]:.3f}" if known else ""
+                rows.append(f"| {where} | {name} | {value:.4f} | {between} | {n} | {seed} |")
+    if not rows:
+        return ""
+    head = "| task | score | value | 95 % interval | n | seed |\n|---|---|---|---|---|---|"
+    about = "random_weights, raw_pixels and majority are the baselines."
+    return "## Scores\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
 
 
-def _use(model: Model, to: str) -> str:
+def use(model: Model, to: str, name: str) -> str:
+    """Python that loads the model and runs it on a picture."""
+    encoder = encoder_of(model)
+    rgb, prefix = encoder.in_chans == 3, encoder.num_prefix_tokens
+    lines = ["import torch", *(["from PIL import Image"] if rgb else [])]
+    picture = 'Image.open("picture.png").convert("RGB")'
     if to == "timm":
-        return 'import timm\nmodel = timm.create_model("local-dir:PATH", pretrained=True).eval()'
-    kind = (
-        "ViTMAEForPreTraining"
-        if isinstance(model, MAE)
-        else "ViTForImageClassification"
-        if isinstance(model, Classifier)
-        else "ViTModel"
-    )
-    return (
-        f"from transformers import AutoImageProcessor, {kind}\n"
-        'processor = AutoImageProcessor.from_pretrained("PATH")\n'
-        f'model = {kind}.from_pretrained("PATH").eval()'
-    )
+        source = f"hf-hub:{name}" if "/" in name else f"local-dir:{name}"
+        lines += ["import timm", f'model = timm.create_model("{source}", pretrained=True).eval()']
+        settings = "timm.data.resolve_model_data_config(model)"
+        images = f"timm.data.create_transform(**{settings})(\n    {picture}\n)[None]"
+        logits, tokens = "model(images)", "model.forward_features(images)"
+    else:
+        kind = class_name(model)
+        more = ", add_pooling_layer=False" if kind == "ViTModel" else ""
+        lines += [
+            f"from transformers import AutoImageProcessor, {kind}",
+            f'model = {kind}.from_pretrained("{name}"{more}).eval()',
+        ]
+        images = f'AutoImageProcessor.from_pretrained("{name}")(\n    {picture},'
+        images += ' return_tensors="pt"\n)["pixel_values"]'
+        inner = "model.vit" if isinstance(model, MAE) else "model"
+        logits, tokens = "model(images).logits", f"{inner}(images).last_hidden_state"
+    if not rgb:
+        shape = f"1, {encoder.in_chans}, {encoder.image_size[0]}, {encoder.image_size[1]}"
+        images = f"torch.randn({shape})  # yours: (8-bit values / 255 - mean) / std"
+    lines.append(f"images = {images}")
+    if isinstance(model, Classifier):
+        what = "sigmoid()" if model.multi_label else "softmax(-1)"
+        last = [f"    probabilities = {logits}.{what}"]
+    else:
+        last = [f"    vector = {tokens}[:, {prefix}:].mean(1)  # mean of the patch tokens"]
+        if isinstance(model, MAE) and to == "hf":
+            lines.append("model.config.mask_ratio = 0.0  # else it hides patches here as well")
+    return "\n".join([*lines, "with torch.inference_mode():", *last])
 
 
-def _limits(model: Model) -> str:
-    lines = ["## Limits", "", f"- {_FROM_OFFICIAL}"]
+def _limits(model: Model, to: str) -> str:
+    lines = ["## Limits", ""]
     if not isinstance(model, Classifier):
         lines.append(
-            "- The class token was never trained with a loss of its own: take the mean of the patch"
-            " tokens as the vector of an image, and expect k-NN to be weak before fine-tuning."
+            "- The class token had no loss of its own in MAE's pretraining, and is weak for k-NN:"
+            " take the mean of the patch tokens. Even that gains much from fine-tuning."
         )
-    if isinstance(model, MAE) and model.target == "norm_pixels":
+    if isinstance(model, MAE) and model.target == "norm_pixels" and to != "timm":
         lines.append(
             "- It predicts patches normalised by their own mean and deviation: pictures need these"
             " back, and with the true ones they leak the answer."
+        )
+    if to == "hf":
+        lines.append(
+            "- The image processor squeezes pictures that are not square; openmae cuts the largest"
+            " central square out of them."
         )
     lines.append("- It knows images like those it was trained on; others are untested.")
     return "\n".join(lines)
 
 
+def _licence(license: str) -> str:
+    unsaid = "The maker of these weights has not stated a licence. " if license == "other" else ""
+    return (
+        f"## Licence\n\n{unsaid}Weights that derive from the official MAE weights, timm's copies of"
+        " them included, are under CC-BY-NC 4.0."
+    )
+
+
 def _checksums(folder: Path) -> list[str]:
-    return [f"- `{p.name}` sha256 `{file_sha256(p)}`" for p in sorted(folder.glob("*.safetensors"))]
+    files = sorted(p for p in folder.iterdir() if p.name != "README.md")
+    return [f"- `{p.name}` sha256 `{file_sha256(p)}`" for p in files]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def save_method(path: Path, method: nn.Module) -> None:
     """Write a MAE or a Classifier; an earlier file is replaced at once or not at all."""
     name = next(n for n, kind in METHODS.items() if type(method) is kind)
     now = {k: getattr(method, k) for k in ("target", "mask", "mask_ratio") if hasattr(method, k)}
+    arguments: Any = method.arguments
     norms = sorted({m.eps for m in method.modules() if isinstance(m, nn.LayerNorm)})
-    record = {"name": name, "arguments": {**method.arguments, **now}, "eps": norms}
+    record = {"name": name, "arguments": {**arguments, **now}, "eps": norms}
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.unlink(missing_ok=True)
     tensors = method.state_dict().items()

@@ -16,11 +16,7 @@ from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder, method_arguments
 from openmae.weights.encoderfile import save_encoder
 from openmae.weights.methodfile import save_method
-from openmae.weights.writers_huggingface import (
-    require_hugging_face,
-    write_hugging_face,
-    write_json,
-)
+from openmae.weights.writers_huggingface import require_hugging_face, write_hugging_face, write_json
 from openmae.weights.writers_official import Model, encoder_of, require_official, write_official
 
 CONTENT = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
