@@ -26,7 +26,7 @@ def _act(what: dict[str, Any]) -> None:
 
 def _install(hooks: dict[str, Any]) -> None:
     from openmae.engine import loop
-    from openmae.tasks import pretrain
+    from openmae.tasks import training
 
     if "at_step" in hooks:  # after this many finished steps
         real = loop.training_step
@@ -39,7 +39,7 @@ def _install(hooks: dict[str, Any]) -> None:
 
         loop.training_step = step
     if "seconds" in hooks:  # a time limit shorter than its smallest unit
-        pretrain.seconds = lambda _: hooks["seconds"]
+        training.seconds = lambda _: hooks["seconds"]
 
 
 def _child(trial: dict[str, Any]) -> None:
