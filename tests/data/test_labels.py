@@ -80,6 +80,23 @@ def test_paths_may_be_relative_to_the_table(folder):
     assert len(labelled(str(folder), table(folder, lines))) == 10
 
 
+def test_a_linked_image_keeps_its_own_name(folder, tmp_path):
+    outside = tmp_path / "outside.png"
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(outside)
+    (folder / "link.png").symlink_to(outside)
+    found = labelled(str(folder), table(folder, ["link.png,a", "0.png,b"]), 3)
+    assert sorted(found.path(i) for i in range(2)) == ["0.png", "link.png"]
+    assert found[1]["image"].shape == (8, 8, 3)
+
+
+def test_a_table_may_know_the_folder_by_its_true_name(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    lines = [f"images/{n},{i % 2}" for i, n in enumerate(NAMES)]
+    assert len(labelled(str(tmp_path / "link"), table(folder, lines))) == 10
+    lines = [f"{folder / n},{i % 2}" for i, n in enumerate(NAMES)]
+    assert len(labelled(str(folder), table(folder, lines))) == 10
+
+
 MISTAKES = {
     "missing": (["path,label", "0.png,a", "IMG 01.jpg,b"], "1 of 2 names not found .first: IMG 01"),
     "columns": (["file,label", "0.png,a"], "no column 'path'"),
@@ -89,12 +106,15 @@ MISTAKES = {
     "one": (["path,label", "0.png,a", "2.png,a"], "only one class"),
     "nothing": (["path,label"], "no lines below its first"),
     "outside": (["path,label", "../../etc/passwd,a", "0.png,b"], "1 of 2 names not found"),
+    "beside": (["path,label", "../out.png,a", "0.png,b"], "1 of 2 names not found"),
+    "a nul": (["path,label", "0\0.png,a", "0.png,b"], "labels.csv"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes(name, folder):
     lines, text = MISTAKES[name]
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(folder.parent / "out.png")
     with pytest.raises(DataError, match=text) as error:
         labelled(str(folder), table(folder, lines[1:], lines[0]))
     assert "labels.csv" in str(error.value)

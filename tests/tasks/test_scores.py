@@ -120,6 +120,22 @@ def test_a_score_of_a_run_is_kept_inside_the_run(run, trained, classes):
     assert (trained / f"knn-{classes.name}" / "results.json").is_file()
 
 
+@pytest.mark.parametrize("task", ["knn", "probe"])
+def test_a_table_in_place_of_class_folders(task, run, trained, classes, tmp_path):
+    images = sorted(p.relative_to(classes).as_posix() for p in classes.rglob("*.png"))
+    rows = [
+        f"{name},{name.split('/')[0]},{'test' if i % 3 == 0 else 'train'}"
+        for i, name in enumerate(images)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    run(task, trained, classes, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "score")
+    results = json.loads((tmp_path / "score/results.json").read_text())
+    assert results["n"] == len(images[::3])
+    assert results["n"] + results["n_train"] == len(images)
+    assert results["labels"] == str(tmp_path / "labels.csv")
+    assert (results["pool"], results["layer"], results["norm"]) == ("mean", 1, "final")
+
+
 def test_the_digits_are_scored_and_raw_pixels_are_as_scikit_learn_says(run, sized, tmp_path):
     folder = tmp_path / "run"
     options = sized("--image-size", 8, "--patch-size", 2, "--channels", 1)

@@ -44,11 +44,14 @@ class ScoreConfig(ReaderConfig):
     """
 
     out: str | None = setting(None, "folder of the result; inside the run by default", RUN, "free")
+    labels: str | None = setting(
+        None, "CSV with path, label and perhaps split, instead of class folders", SCORE, "free"
+    )
     test_fraction: float = setting(
         0.2, "tested share, by hash of the path, without test folder", SCORE, "free", gt=0, lt=1
     )
     baselines: bool = setting(True, "also random weights and raw pixels", SCORE, "free")
-    seed: int = setting(0, "of the random weights", RUN, "free", ge=0, le=MOST_SEED)
+    seed: int = setting(0, "of random weights and crops", RUN, "free", ge=0, le=MOST_SEED)
 
 
 class KnnConfig(ScoreConfig):
@@ -58,6 +61,8 @@ class KnnConfig(ScoreConfig):
     temperature: float = setting(0.07, "of the votes", SCORE, "free", gt=0)
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.k)) < len(self.k):
+            yield "k", ": the same count twice"
         if not self.k or min(self.k) < 1:
             yield "k", ": must be at least 1"
 
@@ -79,7 +84,7 @@ class ProbeConfig(ScoreConfig):
         16384, "paper: batch; at most an eighth of the images", SCORE, "free", gt=0
     )
     crops: int = setting(
-        1, "paper: random views whose features are kept; 90 is the paper's", SCORE, "free", gt=0
+        1, "paper: random crops of an image, read in turn; 90 is the paper's", SCORE, "free", gt=0
     )
     l2: tuple[float, ...] | None = setting(
         None,
@@ -89,8 +94,20 @@ class ProbeConfig(ScoreConfig):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        fields = type(self).model_fields
+        for name in ("epochs", "warmup_epochs", "lr", "probe_batch", "crops"):
+            if self.protocol == "fast" and getattr(self, name) != fields[name].default:
+                yield name, " is a setting of --protocol paper. Add that, or drop this"
+        if self.protocol == "paper" and self.l2 is not None:
+            yield "l2", " is a setting of --protocol fast. The paper's probe has none: drop it"
         if not self.lr or min(self.lr) <= 0:
             yield "lr", ": must be greater than 0"
+        if len(set(self.lr)) < len(self.lr):
+            yield "lr", ": the same rate twice"
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            yield "warmup_epochs", f": must be less than the {self.epochs} epochs"
+        if self.crops > self.epochs:
+            yield "crops", f": an epoch reads one, so at most {self.epochs}"
         if self.l2 is not None and (not self.l2 or min(self.l2) <= 0):
             yield "l2", ": each must be greater than 0"
 

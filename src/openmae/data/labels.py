@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,12 @@ def _read(
     if not isinstance(folder, FolderSource):
         raise DataError(f"--labels describes files: give their folder, not {data}")
     rows = _rows(Path(labels).expanduser())
-    known, table_root = set(folder.files), Path(labels).expanduser().resolve().parent
+    known, table_root = set(folder.files), Path(labels).expanduser().absolute().parent
     missing: list[str] = []
     found: dict[str, tuple[str, str]] = {}
     for path, label, split in rows:
-        name = _below(path, folder.root, table_root)
-        if name not in known:
+        name = _below(path, folder.root, table_root, known)
+        if name is None:
             missing.append(path)
         elif name in found and found[name] != (label, split):
             raise DataError(f"{labels}: {path} stands there twice with different labels")
@@ -150,15 +151,22 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
     return [(a, b, c.lower()) for a, b, c in rows]
 
 
-def _below(path: str, root: Path, table_root: Path) -> str | None:
-    """The name of a file below the data folder, or None if it lies outside."""
-    for base in (root, table_root):
-        try:
-            whole = (base / path).resolve()
-            if whole.is_file():
-                return whole.relative_to(root.resolve()).as_posix()
-        except (OSError, ValueError):
-            continue
+def _below(path: str, root: Path, table_root: Path, known: set[str]) -> str | None:
+    """The name of a file below the data folder, or None if it is not one of its images.
+
+    As it is written first, so that a linked image keeps its own name; then with links followed,
+    for a table that knows the folder by another name.
+    """
+    for plain in (os.path.abspath, os.path.realpath):
+        start = plain(root) + os.sep
+        for base in (root, table_root):
+            try:
+                whole = plain(base / path)
+            except (OSError, ValueError):
+                continue
+            name = whole.removeprefix(start).replace(os.sep, "/")
+            if whole.startswith(start) and name in known:
+                return name
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,52 @@ class Features:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def pool_tokens(tokens: Tensor, num_prefix_tokens: int, pool: str) -> Tensor:
-    """Tokens (B, P + L, D) after the final norm -> (B, D): the mean of patch tokens, or the class
-    token.
+class Views:
+    """Features of `count` random views of the same images, each made when it is first read.
+
+    Views that fit into `most` bytes together are kept; the others are made again whenever they are
+    read, so that memory is bounded. `views[v]` has the same rows for every v.
     """
+
+    def __init__(self, make: Callable[[int], Features], count: int = 1, most: float = 4e9) -> None:
+        self.count, self.first = count, make(0)
+        self._make, self._most = make, most
+        self._kept = {0: self.first}
+        self._last = (0, self.first)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) as of Features."""
+        return self.first.labels
+
+    @property
+    def bytes(self) -> int:
+        """What all views would take together."""
+        return self.first.vectors.nbytes * self.count
+
+    def __len__(self) -> int:
+        return len(self.first.paths)
+
+    def __getitem__(self, view: int) -> Features:
+        """Features of a view.
+
+        Raises:
+            DataError: other images can be read than before.
+        """
+        if view in self._kept:
+            return self._kept[view]
+        if self._last[0] != view:
+            self._last = (0, self.first)  # what it held is freed before the next is made
+            self._last = (view, self._make(view))
+            if self._last[1].paths != self.first.paths:
+                raise DataError("the images changed while they were read. Run this again")
+            if (len(self._kept) + 1) * self.first.vectors.nbytes <= self._most:
+                self._kept[view] = self._last[1]
+        return self._last[1]
+
+
+def pool_tokens(tokens: Tensor, num_prefix_tokens: int, pool: str) -> Tensor:
+    """Tokens (B, P + L, D) -> (B, D): the mean of patch tokens, or the class token."""
     if pool == "cls":
         if num_prefix_tokens == 0:
             raise DataError("this encoder has no class token. Use --pool mean")

@@ -19,5 +19,6 @@ def run(config: KnnConfig, options: Options) -> Results:
         return {"accuracy": found[config.k[0]], **others}
 
     ks = " and ".join(map(str, config.k))
+    about = {"k": config.k[0], "temperature": config.temperature, "metric": "cosine"}
     saying = f"{ks}-NN by cosine, votes exp(similarity / {config.temperature:g})"
-    return score(config, "knn", evaluate, saying, options.dry_run)
+    return score(config, "knn", evaluate, saying, options.dry_run, about=about)

@@ -4,7 +4,8 @@ baselines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from openmae.config.evaluate import ReaderConfig, ScoreConfig
 from openmae.data.check import check_channels
+from openmae.data.labels import open_labelled_split
 from openmae.data.loader import EvalBatches, ViewBatches, loader
 from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.transforms import EvalTransform, ProbeTransform
@@ -22,6 +24,7 @@ from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
 from openmae.errors import DataError, StorageError, UsageError
+from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
@@ -42,11 +45,12 @@ class Reader:
         source: Source,
         encoder: nn.Module | None = None,
         crop_pct: float = 1.0,
-        view: int | None = None,
+        view: tuple[int, int] | None = None,
     ) -> Features:
         """Vectors of a source by the encoder, or by another network; names what is unreadable.
 
-        With `view` of random crops (the paper's probe), else of the central `crop_pct`.
+        With `view` (seed, number) of random crops (the paper's probe), else of the central
+        `crop_pct`.
         """
         size, pool = self.loaded.encoder.image_size, self.config.pool
         if isinstance(encoder, RawPixels):
@@ -54,7 +58,7 @@ class Reader:
         rows = self.config.batch_size
         batches = EvalBatches(source, EvalTransform(size, crop_pct), rows)
         if view is not None:
-            batches = ViewBatches(source, ProbeTransform(size), rows, view)
+            batches = ViewBatches(source, ProbeTransform(size, view[0]), rows, view[1])
         workers = (
             auto_workers(self.device.type) if self.config.workers is None else self.config.workers
         )
@@ -65,7 +69,8 @@ class Reader:
             network = Tapped(network, self.config.layer, self.config.norm)
         network = network.to(self.device)
         found = extract(network, stream, pool, self.device, precision)
-        for path, reason in found.bad[:3] if encoder is None else ():
+        first = encoder is None and (view is None or view[1] == 0)
+        for path, reason in found.bad[:3] if first else ():
             more = f" ({len(found.bad)} in all)" if len(found.bad) > 3 else ""
             warn(f"{path}: {reason}. Left out{more}")
         return found
@@ -97,8 +102,11 @@ class RawPixels(nn.Module):
         return images.flatten(1)[:, None].float() / 255
 
 
-Reads = Callable[[Reader, Source, nn.Module | None, bool], Features]
-"""Features of a source by a network (None: the reader's own), to train on (True) or to test."""
+Read = Callable[[Reader, Source, nn.Module | None], Any]
+"""Features (or Views) of a source by a network; None is the reader's own."""
+
+Evaluate = Callable[[Any, Features], dict[str, float]]
+"""Training part as `Read` gives it and test part -> "accuracy" and further numbers."""
 
 
 def open_reader(config: ReaderConfig) -> Reader:
@@ -111,87 +119,116 @@ def open_reader(config: ReaderConfig) -> Reader:
     depth = len(loaded.encoder.vit.blocks)
     if config.layer is not None and config.layer > depth:
         raise UsageError(f"--layer {config.layer}: this encoder has blocks 1 to {depth}")
+    if config.pool == "cls" and loaded.encoder.vit.cls_token is None:
+        raise DataError("this encoder has no class token. Use --pool mean")
     say("Model", f"{loaded.what}; {loaded.encoder.create['model_name']}, {height}x{width} px")
     return Reader(loaded, config, device)
+
+
+def central(reader: Reader, source: Source, encoder: nn.Module | None) -> Features:
+    """The usual `Read`: one vector an image, of its largest central part."""
+    return reader.features(source, encoder)
 
 
 def score(
     config: ScoreConfig,
     task: str,
-    evaluate: Callable[[Features, Features], dict[str, float]],
+    evaluate: Evaluate,
     saying: str,
     dry_run: bool = False,
-    read: Reads | None = None,
+    reads: tuple[Read, Read] = (central, central),
+    about: Mapping[str, Any] | None = None,
 ) -> Results:
     """Score frozen features on labelled images, beside majority class, random weights and raw
     pixels.
 
-    `evaluate` returns "accuracy" and further numbers; `read` makes the features of the training
-    (True) or test part, by default those of central crops.
+    `reads` make the features of the training and of the test part; `about` joins results.json.
     """
     reader = open_reader(config)
-    train, test = open_split(
-        config.data, reader.loaded.encoder.in_chans, config.test_fraction, task
-    )
-    require_classes(train, task)
-    check_channels(train, reader.loaded.encoder.in_chans)
+    encoder = reader.loaded.encoder
+    train, test = _labelled(config, task, encoder.in_chans)
     say(
         "Data",
-        f"train {len(train):,}, test {len(test):,}, {len(train.classes)} classes ({config.data})",
+        f"train {len(train):,}, test {len(test):,}, {len(train.classes)} classes"
+        f" ({config.labels or config.data})",
     )
-    say(
-        "Score",
-        f"{saying}; features: {pooling(config)}, {reader.loaded.encoder.vit.embed_dim} numbers",
-    )
+    say("Score", f"{saying}; features: {pooling(config)}, {encoder.vit.embed_dim} numbers")
+    if task == "knn" and config.pool == "cls" and isinstance(reader.loaded.model, MAE):
+        warn("the class token of an MAE has no loss of its own: weak for k-NN. Or --pool mean")
     if dry_run:
         return dry()
     folder = result_folder(config.out, reader.loaded, task, config.data)
-    read = read or (lambda reader, source, encoder, _: reader.features(source, encoder))
-    own = read(reader, train, None, True), read(reader, test, None, False)
-    if len(set(own[0].labels.tolist())) < 2:
-        raise DataError("the training part holds one class only: more images, or train/ and test/")
-    results = _compare(reader, config, task, evaluate, (train, test), own, read)
-    _tell(task, results, results["n"])
+    with _nothing_left(folder):
+        results = _compare(reader, task, evaluate, (train, test), reads)
+    _tell(task, results)
     if folder is not None:
-        folder.write_json(
-            "results.json",
-            {**results, "model": reader.loaded.what, "data": config.data, "how": saying}
-            | {"features": pooling(config)},
-        )
+        what = {"model": reader.loaded.what, "data": config.data, "labels": config.labels}
+        how = {"how": saying, "features": pooling(config), **vector_of(config, encoder)}
+        folder.write_json("results.json", {**results, **what, **how, **(about or {})})
         say("Out", f"{folder.path / 'results.json'}")
     return Results(results, folder.path if folder else None)
 
 
+def _labelled(config: ScoreConfig, task: str, channels: int) -> tuple[Source, Source]:
+    """Training and test part, by class folders or by a table."""
+    if config.labels is not None:
+        train, test = open_labelled_split(
+            config.data, config.labels, channels, config.test_fraction
+        )
+    else:
+        train, test = open_split(config.data, channels, config.test_fraction, task)
+        require_classes(train, task)
+    check_channels(train, channels)
+    if len(set(train.labels.tolist())) < 2:
+        raise DataError("the training part holds one class only: more images, or train/ and test/")
+    return train, test
+
+
 def _compare(
     reader: Reader,
-    config: ScoreConfig,
     task: str,
-    evaluate: Callable[[Features, Features], dict[str, float]],
+    evaluate: Evaluate,
     parts: tuple[Source, Source],
-    own: tuple[Features, Features],
-    read: Reads,
+    reads: tuple[Read, Read],
 ) -> dict[str, Any]:
-    """The scores of the model, of its baselines, n and the interval."""
-    results: dict[str, Any] = {f"{task}_{k}": v for k, v in evaluate(*own).items()}
-    results["majority_accuracy"] = majority(*own)
+    """The scores of the model and of its baselines, n and the interval."""
+    config = reader.config
+    assert isinstance(config, ScoreConfig)
+    train, test = (read(reader, part, None) for read, part in zip(reads, parts, strict=True))
+    if len(set(train.labels.tolist())) < 2:
+        raise DataError("the images that can be read are of one class only")
+    results: dict[str, Any] = {f"{task}_{k}": v for k, v in evaluate(train, test).items()}
+    n, n_train = len(test.labels), len(train.labels)
+    low, high = interval(results[f"{task}_accuracy"], n)
+    results |= {"majority_accuracy": majority(train, test)}
+    del train, test  # they may be large, and so may those of the baselines
     if config.baselines:
         encoder = reader.loaded.encoder
-        random = random_encoder(encoder.create, config.seed, encoder)
         for name, other in (
-            ("random_weights", random),
+            ("random_weights", random_encoder(encoder.create, config.seed, encoder)),
             ("raw_pixels", RawPixels(encoder.image_size)),
         ):
-            both = read(reader, parts[0], other, True), read(reader, parts[1], other, False)
+            both = [read(reader, part, other) for read, part in zip(reads, parts, strict=True)]
             results[f"{name}_{task}_accuracy"] = evaluate(*both)["accuracy"]
-    n = len(own[1].labels)
-    low, high = interval(results[f"{task}_accuracy"], n)
     return results | {
         "n": n,
-        "n_train": len(own[0].labels),
+        "n_train": n_train,
         "seed": config.seed,
         f"{task}_low_95": low,
         f"{task}_high_95": high,
     }
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: RunFolder | None) -> Iterator[None]:
+    """An error takes the folder of the result away again, if it is still empty."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                folder.path.rmdir()
+        raise
 
 
 def dry() -> Results:
@@ -200,10 +237,10 @@ def dry() -> Results:
     return Results({"dry_run": True})
 
 
-def _tell(task: str, results: dict[str, Any], n: int) -> None:
+def _tell(task: str, results: dict[str, Any]) -> None:
     low, high = results[f"{task}_low_95"], results[f"{task}_high_95"]
     words = [
-        f"{results[f'{task}_accuracy']:.1%} [{low:.1%}, {high:.1%}] (95 %, n={n:,}, seed"
+        f"{results[f'{task}_accuracy']:.1%} [{low:.1%}, {high:.1%}] (95 %, n={results['n']:,}, seed"
         f" {results['seed']})"
     ]
     for name, label in (
@@ -214,6 +251,16 @@ def _tell(task: str, results: dict[str, Any], n: int) -> None:
         if name in results:
             words.append(f"{label} {results[name]:.1%}")
     say("Result", "   ".join(words))
+    beside = [
+        f"{label} {results[f'{task}_{name}']:.1%}"
+        for name, label in (("accuracy_top5", "top-5"), ("train_accuracy", "training images"))
+        if f"{task}_{name}" in results
+    ]
+    if beside:
+        say("", "   ".join(beside))
+    for name, value in results.items():
+        if name.startswith(f"{task}_accuracy_k"):
+            say("", f"k {name.removeprefix(f'{task}_accuracy_k')}: {value:.1%}")
 
 
 def pooling(config: ReaderConfig) -> str:
@@ -222,6 +269,12 @@ def pooling(config: ReaderConfig) -> str:
     where = f" after block {config.layer}" if config.layer else ""
     norm = "after the final norm" if config.norm else "without the final norm"
     return f"{what}{where}, {norm}"
+
+
+def vector_of(config: ReaderConfig, encoder: Encoder) -> dict[str, Any]:
+    """The same for files: pool, layer (the number of a block, from 1) and norm."""
+    layer = config.layer or len(encoder.vit.blocks)
+    return {"pool": config.pool, "layer": layer, "norm": "final" if config.norm else "none"}
 
 
 def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:
