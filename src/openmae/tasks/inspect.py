@@ -44,6 +44,7 @@ def run(config: InspectConfig, options: Options) -> Results:
         facts |= {"kind": found.kind, "container": found.container}
         say("", f"read as {found.container}, names of {found.dialect}")
     say("Model", _sentence(loaded, facts))
+    say("Pixels", _pixels(facts, found))
     if "target" in facts:
         reason = f" ({found.target_reason})" if found is not None else ""
         size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
@@ -110,6 +111,13 @@ def _sentence(loaded: Loaded, facts: dict[str, Any]) -> str:
         f"{facts['model']} ({size}), {height}x{width} px, patch {patch}, {facts['channels']}"
         f" channels, {facts['parameters'] / 1e6:.1f} M parameters{head}"
     )
+
+
+def _pixels(facts: dict[str, Any], found: Found | None) -> str:
+    """Mean and std of the images in [0, 1], and whether the file tells them."""
+    mean, std = (" ".join(f"{v:.4g}" for v in facts[name]) for name in ("mean", "std"))
+    told = found is None or (found.hints.mean is not None and found.hints.std is not None)
+    return f"mean {mean}; std {std}" + ("" if told else " (assumed: nothing here tells)")
 
 
 def _told(found: Found) -> str:

@@ -11,7 +11,7 @@ from openmae.errors import StorageError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
-from openmae.weights.foreign import Architecture, Found
+from openmae.weights.foreign import UNUSABLE, Architecture, Found
 
 _NAMES = {
     (192, 12, 16): "vit_tiny_patch16_224",
@@ -39,12 +39,14 @@ def build(found: Found) -> MAE | Classifier | Encoder:
         "in_chans": arch.in_chans,
         "encoder_args": encoder_args(arch),
     }
+    mean, std = pixels(found)
+    shared |= {"mean": mean, "std": std}
     name = _NAMES.get((arch.embed_dim, arch.depth, arch.patch[0]), "vit_base_patch16_224")
     try:
         with torch.random.fork_rng(devices=[]):
             model = _model(found, name, shared)
         _fill(model, _own_names(found, model))
-    except (UsageError, RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except (UsageError, AssertionError, *UNUSABLE) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(f"{found.path} cannot be loaded: {reason}") from None
     for layer in model.modules():
@@ -66,15 +68,27 @@ def _model(found: Found, name: str, shared: dict[str, Any]) -> MAE | Classifier 
             target=found.target or "norm_pixels",
         )
     if arch.num_classes:
-        classes = found.classes or tuple(str(i) for i in range(arch.num_classes))
-        return Classifier(name, classes, **shared, pool=arch.pool)
+        told = found.hints.classes
+        numbered = tuple(str(i) for i in range(arch.num_classes))
+        classes = told if len(told) == arch.num_classes else numbered
+        several = found.hints.multi_label
+        return Classifier(name, classes, **shared, pool=arch.pool, multi_label=several)
     sizes = shared["image_size"], shared["patch_size"], shared["in_chans"]
     create = create_arguments(name, *sizes, encoder_args=dict(shared["encoder_args"]))
     if "norm.weight" not in found.tensors:
         raise StorageError(f"{found.path} has no final norm and no head: it is not a whole encoder")
-    rgb = arch.in_chans == 3
-    mean = IMAGENET_MEAN if rgb else (0.5,) * arch.in_chans
-    return Encoder(build_vit(create), mean, IMAGENET_STD if rgb else mean, create)
+    return Encoder(build_vit(create), shared["mean"], shared["std"], create)
+
+
+def pixels(found: Found) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel: as the files beside tell, else ImageNet's, else 0.5."""
+    channels = found.arch.in_chans
+    mean, std = found.hints.mean, found.hints.std
+    if mean is not None and std is not None and len(mean) == len(std) == channels:
+        return mean, std
+    if channels == 3:
+        return tuple(IMAGENET_MEAN), tuple(IMAGENET_STD)
+    return (0.5,) * channels, (0.5,) * channels
 
 
 def encoder_args(arch: Architecture) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from openmae.errors import StorageError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _HARMLESS: tuple[Any, ...] = (  # hold data, and do nothing when they are made
     argparse.Namespace,
@@ -58,7 +59,7 @@ class Raw:
     container: str
     tensors: dict[str, Tensor]
     extra: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)  # config.json beside it, if there is one
+    config: dict[str, Any] = field(default_factory=dict)  # of a folder: config.json
     metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors file
 
 
@@ -73,6 +74,12 @@ def read_raw(path: Path, trust_source: bool = False) -> Raw:
     """
     if path.is_dir():
         return _read_folder(path, trust_source)
+    if path.name in _WHOLE and (path.parent / "config.json").is_file():
+        return replace(_read_folder(path.parent, trust_source, (path.name,)), path=path)
+    return _read_file(path, trust_source)
+
+
+def _read_file(path: Path, trust_source: bool) -> Raw:
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -102,6 +109,10 @@ def _read_torch(path: Path, trust_source: bool) -> Raw:
         asked = re.search(r"GLOBAL ([\w.]+)|`([\w.]+)` was not an allowed", str(error))
         if not asked and "Unsupported" not in str(error):
             raise StorageError(f"{path} cannot be loaded: {_short(error)}") from None
+        if not asked and not _is_pickle(path):
+            raise StorageError(
+                f"{path} is no file of weights that is known here, such as .safetensors or .pth"
+            ) from None
         if trust_source:
             return _read_in_child(path)
         what = (asked[1] or asked[2]) if asked else "something else than data"
@@ -115,7 +126,16 @@ def _read_torch(path: Path, trust_source: bool) -> Raw:
     tensors, extra = _unwrap(found)
     if not tensors:
         raise StorageError(f"{path} holds no tensors (it has: {', '.join(map(str, found))[:80]})")
+    for name, tensor in tensors.items():  # a stride of 0 makes any size of one number
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise StorageError(f"{path} cannot be loaded: {name} is larger than what is stored")
     return Raw(path, "torch", tensors, extra)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it begins as the files of torch do, a zip file or a pickle of a newer protocol."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _read_in_child(path: Path) -> Raw:
@@ -125,7 +145,7 @@ def _read_in_child(path: Path) -> Raw:
         try:
             ended = subprocess.run(
                 words,
-                env={},
+                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # it can start none
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -141,28 +161,38 @@ def _read_in_child(path: Path) -> Raw:
     return Raw(path, "torch, its own code run in a child process", tensors)
 
 
-def _read_folder(path: Path, trust_source: bool) -> Raw:
-    config: dict[str, Any] = {}
-    try:
-        if (path / "config.json").is_file():
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}/config.json cannot be read: {_short(error)}") from None
-    for name in ("model.safetensors", "pytorch_model.bin"):
+def _read_folder(path: Path, trust_source: bool, names: Sequence[str] = _WHOLE) -> Raw:
+    config = _read_json(path / "config.json")
+    if (path / "preprocessor_config.json").is_file():
+        config["preprocessor"] = _read_json(path / "preprocessor_config.json")
+    for name in names:
         if (path / name).is_file():
-            raw = read_raw(path / name, trust_source)
+            raw = _read_file(path / name, trust_source)
             return Raw(path, raw.container, raw.tensors, raw.extra, config, raw.metadata)
     for name in _INDEX:
         if (path / name).is_file():
             parts = _parts(path / name)
             tensors: dict[str, Tensor] = {}
             for part in parts:
-                tensors |= read_raw(path / part, trust_source).tensors
+                tensors |= _read_file(path / part, trust_source).tensors
             return Raw(path, f"{len(parts)} files", tensors, {}, config)
     raise StorageError(
         f"{path} has no checkpoint and no model.safetensors. Is it a run folder? A run saves its"
         " first checkpoint after some steps"
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A table of a JSON file; an empty one where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        raise ValueError(f"it holds a {type(found).__name__}, not a table")
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"{path} cannot be read: {_short(error)}") from None
 
 
 def _parts(index: Path) -> list[str]:

@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from openmae.engine.tensorfile import sync_folder, write_tensors
 from openmae.errors import StorageError
 from openmae.models.encoder import Encoder, build_vit
+from openmae.weights.foreign import UNUSABLE
 
 KIND = "openmae-encoder"
-_UNUSABLE = (SafetensorError, KeyError, ValueError, RuntimeError, OSError, AssertionError)
+_UNUSABLE = (SafetensorError, OSError, AssertionError, *UNUSABLE)
 
 
 def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ arguments, never from its file name alone.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from openmae.errors import StorageError, UsageError
 from openmae.weights.container import Raw, read_raw
+from openmae.weights.hints import Hints, hints
 from openmae.weights.names import clean, official
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
@@ -29,6 +29,9 @@ _OTHERS = {  # what is known by one of its tensors, and cannot become a plain Vi
     r"\.rel_pos_[hw]$": "a ViTDet model, with relative positions",
     r"encodec|quantizer\.": "a tokenizer",
 }
+
+UNUSABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What tensors of another shape than their names promise end in."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,7 @@ class Found:
     target_reason: str
     notices: tuple[str, ...]
     extra: dict[str, Any]
-    config: dict[str, Any]
-    classes: tuple[str, ...] = ()
+    hints: Hints
 
 
 def find(
@@ -87,26 +89,35 @@ def find(
         UsageError: a size must be told (`heads`).
     """
     raw = read_raw(path, trust_source)
+    try:
+        return _recognise(raw, heads, decoder_heads)
+    except UNUSABLE as error:
+        reason = " ".join(str(error).split())[:160]
+        raise StorageError(
+            f"{path} cannot be loaded: its tensors do not fit together ({reason})"
+        ) from None
+
+
+def _recognise(raw: Raw, heads: int | None, decoder_heads: int | None) -> Found:
     tensors, stripped = clean(raw.tensors)
-    _require_plain(path, tensors)
+    _require_plain(raw.path, tensors)
     spoken, named, dropped = official(tensors)
     named, notices = _folded_probe(named)
     if "patch_embed.proj.weight" not in named or "pos_embed" not in named:
         shown = ", ".join(sorted(raw.tensors)[:3])
         raise StorageError(
-            f"{path} holds no vision transformer that is known here (first: {shown})"
+            f"{raw.path} holds no vision transformer that is known here (first: {shown})"
         )
     if stripped:
         notices.append(f"prefixes {' '.join(stripped)} were taken off")
     if dropped:
         notices.append(f"not used: {', '.join(dropped[:4])}")
-    arch = _architecture(raw, named, heads, decoder_heads, notices)
-    target, reason = _target(raw, named)
-    names = raw.config.get("id2label") or {}
-    classes = tuple(str(names[k]) for k in sorted(names, key=int)) if names else ()
+    told = hints(raw.config, raw.metadata)
+    arch = _architecture(raw, told, named, heads, decoder_heads, notices)
+    target, reason = _target(raw, told, named)
     return Found(
-        path, _kind(raw, named, spoken), raw.container, spoken, named, arch, target, reason,
-        tuple(notices), raw.extra, raw.config, classes,
+        raw.path, _kind(raw, named, spoken), raw.container, spoken, named, arch, target, reason,
+        tuple(notices), raw.extra, told,
     )  # fmt: skip
 
 
@@ -150,37 +161,44 @@ def _kind(raw: Raw, named: Mapping[str, Tensor], spoken: str) -> str:
     return f"{what}, {names} names{user}"
 
 
-def _target(raw: Raw, named: Mapping[str, Tensor]) -> tuple[str | None, str]:
+def _target(raw: Raw, told: Hints, named: Mapping[str, Tensor]) -> tuple[str | None, str]:
     """What the decoder predicts, and how that is known."""
     if "decoder_pred.weight" not in named:
         return None, "no decoder"
     args = raw.extra.get("args")
     if isinstance(args, dict) and "norm_pix_loss" in args:
         return ("norm_pixels" if args["norm_pix_loss"] else "pixels"), "args.norm_pix_loss"
-    if "norm_pix_loss" in raw.config:
-        return ("norm_pixels" if raw.config["norm_pix_loss"] else "pixels"), "config.json"
+    if told.norm_pixels is not None:
+        return ("norm_pixels" if told.norm_pixels else "pixels"), "config.json"
     if "visualize" in raw.path.name:
         return "pixels", "the file's name: visualize files predict pixels"
     return "norm_pixels", "assumed: nothing in the file tells (visualize files predict pixels)"
 
 
 def _count(named: Mapping[str, Tensor], part: str) -> int:
-    numbers = [int(m[1]) for n in named if (m := re.match(rf"{part}\.(\d+)\.", n))]
-    return max(numbers) + 1 if numbers else 0
+    """How many blocks there are; a number too high is no reason to build so many."""
+    numbers = {int(m[1]) for n in named if (m := re.match(rf"{part}\.(\d{{1,6}})\.", n))}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"of {part}, {len(numbers)} are there, the last has number {max(numbers)}")
+    return len(numbers)
 
 
 def _architecture(
     raw: Raw,
+    told: Hints,
     named: Mapping[str, Tensor],
     heads: int | None,
     decoder_heads: int | None,
     notices: list[str],
 ) -> Architecture:
-    config, proj = raw.config, named["patch_embed.proj.weight"]
+    proj = named["patch_embed.proj.weight"]
     if proj.ndim != 4 or "blocks.0.mlp.fc1.weight" not in named or named["pos_embed"].ndim != 3:
         raise StorageError(f"{raw.path} is not a plain vision transformer (patch {proj.shape})")
+    for name in ("blocks.0.mlp.fc1.weight", "decoder_embed.weight", "head.weight"):
+        if name in named and named[name].ndim != 2:  # else its first number makes a giant
+            raise ValueError(f"{name} has {named[name].ndim} dimensions")
     dim = proj.shape[0]
-    known = heads or config.get("num_attention_heads") or _own_heads(raw) or HEADS.get(dim)
+    known = heads or told.heads or HEADS.get(dim)
     if known is None:
         if dim % 64:
             raise UsageError(f"{raw.path} is {dim} wide and does not tell its heads: give --heads")
@@ -196,35 +214,24 @@ def _architecture(
     return Architecture(
         embed_dim=dim,
         depth=_count(named, "blocks"),
-        num_heads=int(known),
+        num_heads=known,
         mlp_hidden=named["blocks.0.mlp.fc1.weight"].shape[0],
         patch=patch,
-        grid=_grid(raw, named["pos_embed"].shape[1] - token, patch),
+        grid=_grid(raw, told, named["pos_embed"].shape[1] - token, patch),
         in_chans=proj.shape[1],
         class_token=token,
         num_classes=classes,
         pool="mean" if mean_pool or not token else "cls",
         decoder_dim=embed.shape[0] if embed is not None else 0,
         decoder_depth=_count(named, "decoder_blocks"),
-        decoder_heads=decoder_heads or config.get("decoder_num_attention_heads") or 16,
-        eps=float(config.get("layer_norm_eps", 1e-6)),
+        decoder_heads=decoder_heads or told.decoder_heads or 16,
+        eps=1e-6 if told.eps is None else told.eps,
     )
 
 
-def _own_heads(raw: Raw) -> int | None:
-    """Heads that a file of ours states."""
-    try:
-        return int(raw.metadata["heads"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _grid(raw: Raw, patches: int, patch: tuple[int, int]) -> tuple[int, int]:
-    size = raw.config.get("image_size") or raw.config.get("pretrained_cfg", {}).get("input_size")
-    if "timm" in raw.metadata:
-        size = json.loads(raw.metadata["timm"]).get("img_size", size)
-    if isinstance(size, list | tuple) and len(size) >= 2:
-        grid = (int(size[-2]) // patch[0], int(size[-1]) // patch[1])
+def _grid(raw: Raw, told: Hints, patches: int, patch: tuple[int, int]) -> tuple[int, int]:
+    if told.image_size is not None:
+        grid = (told.image_size[0] // patch[0], told.image_size[1] // patch[1])
         if grid[0] * grid[1] == patches:
             return grid
     side = math.isqrt(max(patches, 0))

@@ -18,9 +18,10 @@ from torch import nn
 from openmae.engine.tensorfile import sync_folder, write_tensors
 from openmae.errors import OpenMAEError, StorageError
 from openmae.methods import METHODS
+from openmae.weights.foreign import UNUSABLE
 
 KIND = "openmae-method"
-_UNUSABLE = (SafetensorError, KeyError, ValueError, RuntimeError, OSError, TypeError)
+_UNUSABLE = (SafetensorError, OSError, AssertionError, *UNUSABLE)
 
 
 def save_method(path: Path, method: nn.Module) -> None:
