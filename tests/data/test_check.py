@@ -13,6 +13,7 @@ from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair
 from openmae.data.check import check_channels, check_size, scan
 from openmae.data.sources import open_source
+from openmae.data.values import Decoding
 from openmae.errors import DataError
 
 
@@ -28,7 +29,7 @@ def noise(count: int, *shape: int) -> list[np.ndarray]:
 
 
 def look(root, channels: int = 3, **more):
-    return scan(open_source(str(root), channels), channels, **more)
+    return scan(open_source(str(root), Decoding(channels)), channels, **more)
 
 
 # Statistics.

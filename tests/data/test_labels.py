@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from openmae.data.labels import labelled, open_labelled_split
+from openmae.data.values import Decoding
 from openmae.errors import DataError
 
 
@@ -32,7 +33,7 @@ NAMES = [f"sub/{i}.png" if i % 2 else f"{i}.png" for i in range(10)]
 
 def test_single_labels(folder):
     lines = [f"{name},{'cat' if i < 5 else 'ant'}" for i, name in enumerate(NAMES)]
-    found = labelled(str(folder), table(folder, lines), 3)
+    found = labelled(str(folder), table(folder, lines), Decoding(3))
     assert found.classes == ["ant", "cat"]
     number = {found.path(i): int(found.labels[i]) for i in range(10)}
     assert number["0.png"] == 1
@@ -50,7 +51,7 @@ def test_another_label_is_another_data_set(folder):
 
 def test_several_labels(folder):
     lines = [f"{n},red;round" if i < 3 else f"{n},blue|red" for i, n in enumerate(NAMES)]
-    found = labelled(str(folder), table(folder, lines), 3, multi_label=True)
+    found = labelled(str(folder), table(folder, lines), Decoding(3), multi_label=True)
     assert found.classes == ["blue", "red", "round"]
     row = [found.path(i) for i in range(10)].index("0.png")
     assert found.labels[row].tolist() == [0, 1, 1]
@@ -84,7 +85,7 @@ def test_a_linked_image_keeps_its_own_name(folder, tmp_path):
     outside = tmp_path / "outside.png"
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(outside)
     (folder / "link.png").symlink_to(outside)
-    found = labelled(str(folder), table(folder, ["link.png,a", "0.png,b"]), 3)
+    found = labelled(str(folder), table(folder, ["link.png,a", "0.png,b"]), Decoding(3))
     assert sorted(found.path(i) for i in range(2)) == ["0.png", "link.png"]
     assert found[1]["image"].shape == (8, 8, 3)
 

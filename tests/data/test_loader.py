@@ -15,6 +15,7 @@ from PIL import Image
 from openmae.data.loader import EvalBatches, TrainBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import EvalTransform, TrainTransform
+from openmae.data.values import Decoding
 from openmae.errors import DataError, MemoryLimitError
 
 
@@ -34,7 +35,7 @@ def spoil(folder, *numbers: int) -> None:
 
 def batches_of(folder, batch: int = 4, seed: int = 0, **more) -> TrainBatches:
     transform = TrainTransform((8, 8), seed=seed)
-    return TrainBatches(open_source(str(folder), 3), transform, seed, batch, **more)
+    return TrainBatches(open_source(str(folder), Decoding(3)), transform, seed, batch, **more)
 
 
 def same(a: dict, b: dict) -> bool:
@@ -207,7 +208,7 @@ def test_a_bug_is_not_disguised(workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_eval_batches_leave_out_what_cannot_be_read(folder, workers):
     spoil(folder, 2, 8, 9)
-    batches = EvalBatches(open_source(str(folder), 3), EvalTransform((8, 8)), 4)
+    batches = EvalBatches(open_source(str(folder), Decoding(3)), EvalTransform((8, 8)), 4)
     assert len(batches) == 3
     found = list(loader(batches, range(3), workers))
     assert [batch["id"] for batch in found] == [[0, 1, 3], [4, 5, 6, 7], [10]]
@@ -223,7 +224,7 @@ def test_eval_batches_leave_out_what_cannot_be_read(folder, workers):
 
 def test_an_eval_batch_may_be_empty(folder):
     spoil(folder, 0, 1)
-    batch = EvalBatches(open_source(str(folder), 3), EvalTransform((8, 8)), 2)[0]
+    batch = EvalBatches(open_source(str(folder), Decoding(3)), EvalTransform((8, 8)), 2)[0]
     assert batch["image"] is None
     assert (batch["id"], len(batch["bad"])) == ([], 2)
 

@@ -52,7 +52,7 @@ def test_nested(tmp_path):
     source = open_source(str(tmp_path))
     assert paths(source) == ["2023/z.png", "2024/a.png", "2024/may/b.png", "x.png"]
     assert source.classes == []  # x.png lies outside any folder
-    assert tuple(source.header(0)) == (4, 6, 1)
+    assert source.header(0) == (4, 6, 1, "uint8", "PNG")
 
 
 def test_class_folders(tmp_path):
@@ -234,7 +234,7 @@ def test_digits():
     assert (len(open_source("digits")), len(open_source("digits", split="test"))) == (1437, 360)
     image = train[0]["image"]
     assert (image.shape, image.dtype) == ((8, 8, 1), np.uint8)
-    assert tuple(train.header(0)) == (8, 8, 1)
+    assert train.header(0) == (8, 8, 1, "uint8", "")
     assert digits().images.max() == 255
 
 
@@ -252,4 +252,4 @@ def test_cached_decodes_once(tmp_path):
     first = cached[1]
     (tmp_path / "b.png").unlink()
     assert cached[1] is first
-    assert (len(cached), cached.path(0), cached.channels) == (2, "a.png", None)
+    assert (len(cached), cached.path(0)) == (2, "a.png")

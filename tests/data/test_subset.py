@@ -46,4 +46,4 @@ def test_smaller_ones_are_part_of_larger_ones_and_seeds_differ():
 
 def test_order_of_the_source_is_kept():
     found = few_shot(source({"a": 50, "b": 50}), share=0.2)
-    assert found.ids == sorted(found.ids)
+    assert found.rows.tolist() == sorted(found.rows.tolist())

@@ -12,6 +12,7 @@ import torch
 import openmae
 from openmae.data.decode import decode
 from openmae.data.transforms import EvalTransform
+from openmae.data.values import Decoding
 
 
 def read(path: Path) -> tuple[list[str], np.ndarray, str]:
@@ -52,7 +53,7 @@ def test_a_vector_is_that_of_the_encoder(run, trained, classes, tmp_path):
     run("embed", trained, classes, "-o", tmp_path / "x.npz")
     paths, vectors, _ = read(tmp_path / "x.npz")
     encoder = openmae.load(trained).encoder
-    image = EvalTransform((32, 32))(decode(classes / paths[4], 3))
+    image = EvalTransform((32, 32))(decode(classes / paths[4], Decoding(3)))
     with torch.inference_mode():
         tokens = encoder(image[None])
     np.testing.assert_allclose(vectors[4], tokens[0, 1:].mean(0).numpy(), rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ import variants
 import openmae
 from openmae.cli import main
 from openmae.data.sources import ArraySource
+from openmae.data.values import Decoding
 from openmae.errors import DataError
 from openmae.tasks.evaluate import match
 
@@ -46,7 +47,7 @@ def test_class_folders(model, classes, run, tmp_path):
     from openmae.data.sources import open_source
     from openmae.data.transforms import EvalTransform
 
-    network, whole = openmae.load(model), open_source(str(classes), 3)
+    network, whole = openmae.load(model), open_source(str(classes), Decoding(3))
     images = torch.stack([EvalTransform((32, 32))(whole[i]["image"]) for i in range(30)])
     with torch.inference_mode():
         said = network.logits(images).argmax(1).numpy()

@@ -14,6 +14,7 @@ import openmae
 from openmae.cli import main
 from openmae.data.decode import decode
 from openmae.data.transforms import EvalTransform
+from openmae.data.values import Decoding
 from openmae.randomness import Rand
 from openmae.report.pictures import LEAK, reconstruct
 
@@ -30,7 +31,7 @@ def models(run, sized, classes, tmp_path_factory):
 
 @pytest.fixture
 def image(classes) -> torch.Tensor:
-    return EvalTransform((32, 32))(decode(classes / "ant/03.png", 3))
+    return EvalTransform((32, 32))(decode(classes / "ant/03.png", Decoding(3)))
 
 
 def blocks(values: np.ndarray) -> np.ndarray:

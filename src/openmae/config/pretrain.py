@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting
-from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, TrainingConfig, pair
+from openmae.config.training import (
+    DATA,
+    MODEL,
+    RUN,
+    TRAINING,
+    Size,
+    TrainingConfig,
+    pair,
+    parse_range,
+)
 
 
 class PretrainConfig(TrainingConfig):
@@ -42,6 +53,12 @@ class PretrainConfig(TrainingConfig):
         None, "start from the weights of a run or encoder file", MODEL, "fixed"
     )
 
+    bands: tuple[int, ...] = setting(
+        (), "channels of a file to read, counted from 1, in this order", DATA, "fixed"
+    )
+    value_range: str = setting(
+        "auto", "of 16-bit and float images, such as 0:65535; auto looks", DATA, "fixed"
+    )
     crop: float = setting(0.2, "smallest area of a random crop", DATA, "allow", gt=0, le=1)
     mean: tuple[float, ...] | None = setting(
         None, "of each channel in [0, 1]; measured by default", DATA, "fixed"
@@ -53,6 +70,23 @@ class PretrainConfig(TrainingConfig):
         None, "held-out images: a folder, or a fraction such as 0.05", DATA, "allow"
     )
     knn: bool = setting(False, "k-NN accuracy at each evaluation, from class folders", RUN, "free")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _channels_of_bands(cls, values: Any) -> Any:
+        """--bands 4 3 2 are three channels, without saying so."""
+        bands = values.get("bands")
+        if bands and "channels" not in values:
+            count = len(bands) if isinstance(bands, (list, tuple)) else 1
+            return {**values, "channels": count}
+        return values
+
+    @field_validator("value_range")
+    @classmethod
+    def _range(cls, text: str) -> str:
+        if text != "auto":
+            parse_range(text)
+        return text
 
     @property
     def patch(self) -> tuple[int, int] | None:
@@ -81,6 +115,10 @@ class PretrainConfig(TrainingConfig):
                     "image_size",
                     f" is not a multiple of patch {patch}. Nearest: {low} or {low + patch}",
                 )
+        if self.bands and min(self.bands) < 1:
+            yield "bands", ": they are counted from 1"
+        if self.bands and len(self.bands) != self.channels:
+            yield "bands", f": {len(self.bands)} bands for {self.channels} channels"
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:

@@ -115,3 +115,23 @@ def seconds(text: str) -> float:
     return sum(
         int(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
     )
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """ "0-65535", "0:1" or "-30:5" -> (low, high).
+
+    Raises:
+        ValueError: no such range.
+    """
+    for mark in (":", "-"):
+        at = text.find(mark, 1)
+        while at > 0:
+            try:
+                low, high = float(text[:at]), float(text[at + 1 :])
+            except ValueError:
+                at = text.find(mark, at + 1)
+                continue
+            if math.isfinite(low) and math.isfinite(high) and low < high:
+                return low, high
+            break
+    raise ValueError("should be auto, or LOW:HIGH such as 0:65535, the lower one first")

@@ -19,8 +19,8 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from openmae.data.decode import Image8
 from openmae.data.transforms import TrainTransform
+from openmae.data.values import Pixels
 from openmae.errors import UsageError
 from openmae.randomness import uniforms
 
@@ -50,7 +50,7 @@ class AugmentTransform:
         seeds = uniforms(self.train.seed, "augment", position, 1, rows)
         return np.concatenate([self.train.draws(position, rows), seeds], axis=1)
 
-    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor:
+    def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor:
         """Augment an image (H, W, C) by its row of `draws`."""
         out = self.train(image, draws[:-1])
         if self.randaug is None and not self.erasing:
@@ -69,7 +69,7 @@ class AugmentTransform:
 
     def _erase(self, image: Tensor) -> Tensor:
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-        normal = (image.float() / 255 - mean) / std
+        normal = image if image.is_floating_point() else (image.float() / 255 - mean) / std
         erase = RandomErasing(self.erasing, mode="pixel", device="cpu")
         out: Tensor = erase(normal)
         return out

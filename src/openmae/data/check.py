@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
 
 from openmae.data.sources import Source
+from openmae.data.values import auto_range
 from openmae.errors import DataError
 
 LOOK = 2000  # images that a scan reads, evenly spaced
@@ -27,6 +28,9 @@ class Scan:
     bad: list[tuple[str, str]] = field(default_factory=list)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    types: Counter[str] = field(default_factory=Counter)
+    value_range: tuple[float, float] | None = None
+    extremes: tuple[float, float] | None = None
 
     @property
     def short_side(self) -> int:
@@ -44,11 +48,24 @@ class Scan:
         low, high = (f"{f(self.widths)}x{f(self.heights)}" for f in (min, max))
         sizes = low if low == high else f"{low} .. {high}"
         kinds = " and ".join(f"{c}-channel" for c in sorted(self.channels))
-        return f"sizes {sizes}, {kinds} 8-bit"
+        if self.value_range is None:
+            return f"sizes {sizes}, {kinds} 8-bit"
+        types = " and ".join(sorted(self.types))
+        low, high = (f"{v:g}" for v in self.value_range)
+        seen = "" if self.extremes is None else " (found {:g} to {:g})".format(*self.extremes)
+        return f"sizes {sizes}, {kinds} {types}, value range {low}:{high}{seen}"
 
 
-def scan(source: Source, channels: int, measure: bool = True, look: int = LOOK) -> Scan:
+def scan(
+    source: Source,
+    channels: int,
+    measure: bool = True,
+    look: int = LOOK,
+    value_range: tuple[float, float] | None = None,
+) -> Scan:
     """Read the headers, and with `measure` the pixels, of up to `look` evenly spaced images.
+
+    Where images are not 8-bit, a `value_range` is chosen from their extremes if none is given.
 
     Raises:
         DataError: nothing can be read, or the channels do not fit.
@@ -57,19 +74,24 @@ def scan(source: Source, channels: int, measure: bool = True, look: int = LOOK) 
     found = Scan(len(source), len(indices))
     for index in indices:
         try:
-            height, width, count = source.header(index)
+            height, width, count, kind, _ = source.header(index)
         except DataError as error:
             found.bad.append((source.path(index), str(error)))
             continue
         found.heights.append(height)
         found.widths.append(width)
-        found.channels[count] += 1
+        found.channels[len(source.decoding.bands) or count] += 1
+        found.types[kind] += 1
     if not found.heights:
         path, reason = found.bad[0]
         raise DataError(
             f"None of {found.looked} images in {source.name} can be read. First: {path}: {reason}"
         )
     _require_channels(found, channels)
+    if value_range is not None or set(found.types) - {"uint8", "bool"}:
+        found.value_range = value_range or _find_range(source, indices, found)
+        reads = replace(source.decoding, value_range=found.value_range, mean=None, std=None)
+        source = source.decoded(reads)
     if measure:
         found.mean, found.std = _statistics(source, indices, found, channels)
     return found
@@ -112,6 +134,32 @@ def check_size(found: Scan, image_size: tuple[int, int]) -> None:
     )
 
 
+def _find_range(source: Source, indices: list[int], found: Scan) -> tuple[float, float]:
+    """Of all images that were looked at and are not 8-bit."""
+    lows, highs, letters = [], [], set()
+    listed = {path for path, _ in found.bad}
+    for index in indices:
+        if source.path(index) in listed:
+            continue
+        try:
+            image = source.raw(index)
+        except DataError as error:
+            found.bad.append((source.path(index), str(error)))
+            continue
+        if image.dtype in (np.uint8, np.bool_):
+            continue
+        values = image[..., list(source.decoding.bands)] if source.decoding.bands else image
+        values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if values.size:
+            lows.append(float(values.min()))
+            highs.append(float(values.max()))
+            letters.add(image.dtype.kind)
+    if not lows:
+        raise DataError(f"no image of {source.name} has values that are numbers")
+    found.extremes = (min(lows), max(highs))
+    return auto_range(lows, highs, "f" if "f" in letters else "i")
+
+
 def _statistics(
     source: Source, indices: list[int], found: Scan, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -126,7 +174,8 @@ def _statistics(
             found.bad.append((source.path(index), str(error)))
             continue
         step = max(1, min(image.shape[:2]) // _SIDE)
-        pixels = image[::step, ::step].reshape(-1, channels).astype(np.float64) / 255
+        pixels = image[::step, ::step].reshape(-1, channels).astype(np.float64)
+        pixels = pixels / 255 if image.dtype == np.uint8 else pixels
         total += pixels.sum(axis=0)
         square += (pixels**2).sum(axis=0)
         count += len(pixels)
@@ -137,5 +186,11 @@ def _statistics(
         )
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, 0))
-    std = np.where(std < 1e-3, 1.0, std)  # constant channels stay finite
-    return tuple(round(float(m), 6) for m in mean), tuple(round(float(s), 6) for s in std)
+    constant = 1e-3 if found.value_range is None else 1e-7
+    std = np.where(std < constant, 1.0, std)  # constant channels stay finite
+    return tuple(_short(m) for m in mean), tuple(_short(s) for s in std)
+
+
+def _short(value: float) -> float:
+    """Six digits, also of small numbers: deep images may use a little of their range."""
+    return round(float(value), 6) if abs(value) >= 1e-2 else float(f"{value:.6g}")

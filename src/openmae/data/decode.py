@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from openmae.data.values import Decoding, Pixels
 from openmae.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF")
@@ -47,7 +47,6 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXIF = (b"Exif\0\0", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP
 _ORIENTATION = 0x0112
 
-Image8 = NDArray[np.uint8]
 
 # A broken file is reported once, by name and reason; tifffile would log a line for each of its
 # tags.
@@ -55,93 +54,113 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class Header(NamedTuple):
-    """Size in pixels and channels of a file, read without decoding where the format allows."""
+    """Size in pixels, channels and type of an image, read without decoding where the format
+    allows.
+    """
 
     height: int
     width: int
     channels: int
+    dtype: str = "uint8"
+    format: str = ""
 
 
-def decode(path: Path, channels: int | None = None) -> Image8:
-    """Read an image file as (H, W, C) uint8 with `channels` channels, or its own number.
+def header_of(image: Pixels, format: str = "") -> Header:
+    """Of an image that is at hand."""
+    height, width, channels = image.shape
+    return Header(height, width, channels, str(image.dtype), format)
 
-    Gray becomes RGB by repetition and RGB becomes gray by luma; no other number of channels is
-    converted.
+
+def decode(path: Path, decoding: Decoding | None = None) -> Pixels:
+    """Read an image file as (H, W, C), by default as it is in the file.
 
     Raises:
         DataError: the file cannot be read, with the reason.
     """
-    try:
-        data = path.read_bytes()
-        image = _decode(data, channels)
-    except DataError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        UnidentifiedImageError,
-        MemoryError,
-        EOFError,
-    ) as error:
-        raise DataError(_reason(error, path)) from None
-    except Exception as error:  # a decoder's own bug must name the file, not end the run
-        raise DataError(f"{type(error).__name__}: {error}") from None
-    if channels is not None and image.shape[2] != channels:
-        raise DataError(f"has {image.shape[2]} channels, not {channels}")
-    return image
+    decoding = decoding or Decoding()
+    return decoding(read_image(read_bytes(path), decoding.gray))
 
 
-def header(path: Path) -> Header:
-    """Size and channels of a file.
+def read_bytes(path: Path) -> bytes:
+    """A whole file.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None
+
+
+def read_image(data: bytes, gray: bool | None = None) -> Pixels:
+    """Decode a file in memory to (H, W, C), values and channels as they are there; no alpha.
+
+    `gray` lets decoders of 8-bit pictures make gray (True) or RGB (False) at once.
+
+    Raises:
+        DataError: it cannot be read, with the reason.
+    """
+    try:
+        return _decode(data, gray)
+    except DataError:
+        raise
+    except Exception as error:  # a decoder's own bug must name the file, not end the run
+        raise DataError(_reason(error, data)) from None
+
+
+def read_header(data: bytes) -> Header:
+    """Size, channels and type of a file in memory.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
         if data[:4] in _TIFF:
-            return Header(*_decode(data, None).shape)
+            return header_of(_decode(data, None), "TIFF")
         with _open(data) as picture:
             height, width = picture.height, picture.width
             if any(mark in data for mark in _EXIF) and _orientation(picture) > 4:
                 height, width = width, height
-            return Header(height, width, 1 if picture.mode in _GRAY else 3)
+            count = 1 if picture.mode in _GRAY else 3
+            return Header(height, width, count, "uint8", picture.format or "")
     except DataError:
         raise
     except Exception as error:
-        raise DataError(_reason(error, path)) from None
+        raise DataError(_reason(error, data)) from None
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "empty file" if path.stat().st_size == 0 else "not an image of a known format"
+        return "not an image of a known format" if data else "empty file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    known = isinstance(error, (OSError, ValueError, SyntaxError, MemoryError, EOFError))
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    return text if known else f"{type(error).__name__}: {text}"
 
 
-def _decode(data: bytes, channels: int | None) -> Image8:
+def _decode(data: bytes, gray: bool | None) -> Pixels:
     if data[:3] == b"\xff\xd8\xff":
-        image = _jpeg(data, channels)
+        image = _jpeg(data, gray)
         if image is not None:
             return image
     if data[:4] in _TIFF:
         image = _tiff(data)
         if image is not None:
-            return _fit(image, channels)
+            return image
     with warnings.catch_warnings(), _open(data) as picture:
         warnings.simplefilter(
             "ignore"
         )  # oddities that do not change the pixels (broken EXIF, palette alpha)
         picture.load()  # decode first: a broken EXIF block must not hide a broken image
-        gray = picture.mode in _GRAY if channels is None else channels == 1
+        as_gray = picture.mode in _GRAY if gray is None else gray
         upright = ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture
-        array = np.array(upright.convert("L" if gray else "RGB"))
+        array = np.array(upright.convert("L" if as_gray else "RGB"))
     return array.reshape(*array.shape[:2], -1)
 
 
-def _jpeg(data: bytes, channels: int | None) -> Image8 | None:
+def _jpeg(data: bytes, gray: bool | None) -> Pixels | None:
     """Decode with simplejpeg, or None where Pillow has to try (CMYK, 12 bit, stray bytes,
     rotation).
     """
@@ -150,8 +169,8 @@ def _jpeg(data: bytes, channels: int | None) -> Image8 | None:
         _limit(height, width)
         if colour not in ("Gray", "YCbCr", "RGB") or b"Exif\0\0" in data[:65536]:
             return None
-        gray = colour == "Gray" if channels is None else channels == 1
-        wanted = "GRAY" if gray else "RGB"
+        as_gray = colour == "Gray" if gray is None else gray
+        wanted = "GRAY" if as_gray else "RGB"
         return simplejpeg.decode_jpeg(data, colorspace=wanted, fastdct=False, fastupsample=False)
     except ValueError:
         return None
@@ -199,7 +218,7 @@ def _limit(height: int, width: int) -> None:
         raise DataError(f"{width}x{height} is more than {MAX_PIXELS:,} pixels")
 
 
-def _tiff(data: bytes) -> Image8 | None:
+def _tiff(data: bytes) -> Pixels | None:
     """The first page or series of a TIFF, planar or interleaved, as (H, W, C); None where Pillow
     has to try (palette, CMYK, inverted, 1 bit, rotated, compressed in a way tifffile cannot read).
     """
@@ -208,8 +227,6 @@ def _tiff(data: bytes) -> Image8 | None:
         axes, shape = series.axes, series.shape
         page = tiff.pages[0]
         _limit(page.imagelength, page.imagewidth)
-        if series.dtype not in (np.uint8, np.bool_):
-            raise DataError(f"{series.dtype} values; only 8-bit images are read")
         turned = getattr(page.tags.get(_ORIENTATION), "value", 1) != 1
         if page.photometric not in (1, 2) or series.dtype == np.bool_ or turned:
             return None
@@ -230,18 +247,3 @@ def _tiff(data: bytes) -> Image8 | None:
     if array.ndim == 2:
         return array[..., None]
     return array if axes.endswith("S") and axes[0] == "Y" else np.moveaxis(array, 0, -1)
-
-
-def _fit(image: Image8, channels: int | None) -> Image8:
-    have = image.shape[2]
-    if channels is None or have == channels:
-        return image
-    if channels == 3 and have == 1:
-        return image.repeat(3, axis=2)
-    if channels == 3 and have == 4:
-        return image[..., :3]
-    if channels == 1 and have in (3, 4):
-        return np.array(Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L"))[
-            ..., None
-        ]
-    return image

@@ -4,71 +4,52 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from openmae.data.decode import SUFFIXES, Header, Image8, decode, header
+from openmae.data.decode import SUFFIXES, read_bytes
+from openmae.data.names import Names
+from openmae.data.source import BytesSource
+from openmae.data.values import Decoding
 from openmae.errors import did_you_mean
 
 
-class Sample(TypedDict):
-    """One image, (H, W, C) uint8, with its path below the source, its index, and its class (-1:
-    none).
-    """
-
-    image: Image8
-    path: str
-    id: int
-    label: int
-
-
-class FolderSource:
+class FolderSource(BytesSource):
     """Images of a folder: flat, nested, or one folder a class (the first folder below the root is
     the class).
     """
 
-    def __init__(self, root: Path, files: list[str], channels: int | None = None) -> None:
-        self.root, self.files, self.channels = root, files, channels
-        self.name = str(root)
+    def __init__(self, root: Path, files: Sequence[str], decoding: Decoding | None = None) -> None:
+        super().__init__(str(root), len(files), decoding)
+        self.root = root
+        self.files = files if isinstance(files, Names) else Names(files)
+        self.classes, self.table_labels = classes_of(self.files)
 
-    @cached_property
-    def classes(self) -> list[str]:
-        """Class folders in order; empty when an image lies outside any."""
-        if any("/" not in f for f in self.files):
-            return []
-        return sorted({f.split("/", 1)[0] for f in self.files})
+    def row_path(self, row: int) -> str:
+        """The path below the root."""
+        return self.files[row]
 
-    @cached_property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        number = {c: i for i, c in enumerate(self.classes)}
-        return np.array([number.get(f.split("/", 1)[0], -1) for f in self.files], dtype=np.int64)
+    def row_bytes(self, row: int) -> bytes:
+        """The file."""
+        return read_bytes(self.root / self.files[row])
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def row_line(self, row: int) -> str:
+        """Path and size."""
+        path = self.files[row]
+        return f"{path}\t{os.stat(self.root / path).st_size}"
 
-    def __getitem__(self, index: int) -> Sample:
-        image = decode(self.root / self.files[index], self.channels)
-        return Sample(image=image, path=self.files[index], id=index, label=int(self.labels[index]))
 
-    def path(self, index: int) -> str:
-        return self.files[index]
-
-    def header(self, index: int) -> Header:
-        return header(self.root / self.files[index])
-
-    def listing(self) -> Iterator[str]:
-        """One line a file: path and size. A run's data are these lines."""
-        for file in self.files:
-            yield f"{file}\t{(self.root / file).stat().st_size}"
-
-    def subset(self, indices: Sequence[int]) -> FolderSource:
-        part = FolderSource(self.root, [self.files[i] for i in indices], self.channels)
-        part.__dict__["classes"] = self.classes  # a class missing from one part keeps its number
-        return part
+def classes_of(paths: Iterable[str]) -> tuple[list[str], NDArray[np.int64] | None]:
+    """Class folders in order and the class of each path; none when a path lies outside any."""
+    first = [path.split("/", 1)[0] if "/" in path else None for path in paths]
+    if None in first:
+        return [], None
+    names = sorted({name for name in first if name is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.array([number[name] for name in first if name is not None], dtype=np.int64)
 
 
 def walk(root: Path) -> tuple[list[str], Counter[str], int]:

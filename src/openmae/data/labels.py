@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from openmae.data.folder import FolderSource, Sample
+from openmae.data.folder import FolderSource
 from openmae.data.sources import TEST, TRAIN, Source, hash_split, open_source
+from openmae.data.values import Decoding
 from openmae.errors import DataError, did_you_mean
 
 _SEVERAL = (";", "|")  # between the labels of an image
@@ -23,37 +24,24 @@ class LabelledSource(FolderSource):
     def __init__(
         self,
         root: Path,
-        files: list[str],
+        files: Sequence[str],
         table: np.ndarray[Any, Any],
         names: list[str],
-        channels: int | None = None,
+        decoding: Decoding | None = None,
     ) -> None:
-        super().__init__(root, files, channels)
-        self.__dict__["classes"], self.__dict__["labels"] = names, table
+        super().__init__(root, files, decoding)
+        self.classes, self.table_labels = names, table
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index) if self.labels.ndim == 1 else self._several(index)
-        return sample
-
-    def _several(self, index: int) -> Sample:
-        plain = FolderSource(self.root, [self.files[index]], self.channels)[0]
-        return Sample(image=plain["image"], path=plain["path"], id=index, label=self.labels[index])
-
-    def listing(self) -> Iterator[str]:
-        """One line a file: path, size and label, so that another label is another data set."""
-        for line, label in zip(super().listing(), self.labels.tolist(), strict=True):
-            yield f"{line}\t{label}"
-
-    def subset(self, indices: Sequence[int]) -> LabelledSource:
-        rows = list(indices)
-        files = [self.files[i] for i in rows]
-        return LabelledSource(self.root, files, self.labels[rows], self.classes, self.channels)
+    def row_line(self, row: int) -> str:
+        """Path, size and label, so that another label is another data set."""
+        assert self.table_labels is not None
+        return f"{super().row_line(row)}\t{self.table_labels[row].tolist()}"
 
 
 def open_labelled_split(
     data: str,
     labels: str,
-    channels: int | None = None,
+    decoding: Decoding | None = None,
     fraction: float = 0.2,
     multi_label: bool = False,
 ) -> tuple[Source, Source]:
@@ -63,7 +51,7 @@ def open_labelled_split(
     Raises:
         DataError: the table does not fit the images.
     """
-    whole, splits = _read(data, labels, channels, multi_label)
+    whole, splits = _read(data, labels, decoding, multi_label)
     if not any(splits):
         return hash_split(whole, fraction)
     odd = sorted({s for s in splits if s not in (*TRAIN, *TEST)})
@@ -77,14 +65,14 @@ def open_labelled_split(
 
 
 def labelled(
-    data: str, labels: str, channels: int | None = None, multi_label: bool = False
+    data: str, labels: str, decoding: Decoding | None = None, multi_label: bool = False
 ) -> LabelledSource:
     """All images that the table names, whatever its splits."""
-    return _read(data, labels, channels, multi_label)[0]
+    return _read(data, labels, decoding, multi_label)[0]
 
 
 def _read(
-    data: str, labels: str, channels: int | None, multi_label: bool
+    data: str, labels: str, decoding: Decoding | None, multi_label: bool
 ) -> tuple[LabelledSource, list[str]]:
     folder = open_source(data)
     if not isinstance(folder, FolderSource):
@@ -118,7 +106,7 @@ def _read(
             table[row, [number[p] for p in parts]] = 1
     else:
         table = np.array([number[parts[0]] for parts in texts], dtype=np.int64)
-    source = LabelledSource(folder.root, files, table, names, channels)
+    source = LabelledSource(folder.root, files, table, names, decoding)
     return source, [found[f][1] for f in files]
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openmae.data.decode import Image8
 from openmae.data.sources import Sample, Source
+from openmae.data.values import Pixels
 from openmae.errors import DataError, MemoryLimitError
 from openmae.randomness import permutation, words
 
@@ -32,7 +32,7 @@ class Transform(Protocol):
     """`draws` makes the randomness of consecutive positions; a call uses one row of it."""
 
     def draws(self, position: int, rows: int) -> NDArray[np.float64]: ...
-    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor: ...
+    def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor: ...
 
 
 class TrainBatches(Dataset[Batch]):
@@ -101,11 +101,11 @@ class TrainBatches(Dataset[Batch]):
         )
 
     def _zero(self, index: int, draws: NDArray[np.float64]) -> tuple[Tensor, Sample]:
-        channels = getattr(self.source, "channels", None) or 3
-        image = np.zeros((32, 32, channels), dtype=np.uint8)
-        sample = Sample(
-            image=image, path=self.source.path(index), id=index, label=self.source.labels[index]
-        )
+        decoding = self.source.decoding
+        channels = max(decoding.bands, default=(decoding.channels or 3) - 1) + 1
+        image = decoding(np.zeros((32, 32, channels), dtype=np.uint8))
+        path, label = self.source.path(index), self.source.label(index)
+        sample = Sample(image=image, path=path, id=index, label=label)
         return self.transform(image, draws), sample
 
 
@@ -114,7 +114,7 @@ class EvalBatches(Dataset[Batch]):
     is left out.
     """
 
-    def __init__(self, source: Source, transform: Callable[[Image8], Tensor], size: int) -> None:
+    def __init__(self, source: Source, transform: Callable[[Pixels], Tensor], size: int) -> None:
         self.source, self.transform, self.size = source, transform, size
 
     def __len__(self) -> int:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from openmae.data.decode import Image8
+from openmae.data.values import Pixels
 from openmae.randomness import uniforms
 
 _TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a central crop
 _BICUBIC = InterpolationMode.BICUBIC
 
 
-def to_tensor(image: Image8) -> Tensor:
+def to_tensor(image: Pixels) -> Tensor:
     """(H, W, C) uint8 array -> (C, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
@@ -41,7 +41,7 @@ class TrainTransform:
         """The randomness of `rows` images from a position on: (rows, numbers), made at once."""
         return uniforms(self.seed, "crop-flip", position, 4 * _TRIES + 1, rows)
 
-    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor:
+    def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor:
         """Crop and flip an image by its row of `draws`."""
         height, width = image.shape[:2]
         box = crop_box(height, width, self.crop, draws[:-1].reshape(_TRIES, 4))
@@ -58,7 +58,7 @@ class EvalTransform:
     size: tuple[int, int]
     crop_pct: float = 1.0
 
-    def __call__(self, image: Image8) -> Tensor:
+    def __call__(self, image: Pixels) -> Tensor:
         height, width = image.shape[:2]
         scale = min(height / self.size[0], width / self.size[1])
         if self.crop_pct != 1:
@@ -113,7 +113,7 @@ class ProbeTransform:
         """The randomness of `rows` images from a position on."""
         return uniforms(self.seed, "probe-crop", position, 5, rows)
 
-    def __call__(self, image: Image8, draws: NDArray[np.float64]) -> Tensor:
+    def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor:
         """Crop and flip an image by its row of `draws`."""
         height, width = image.shape[:2]
         area = height * width * (self.crop + (1 - self.crop) * draws[0])

@@ -27,7 +27,7 @@ class Classifier(nn.Module):
     Args:
         encoder: a timm name of a plain ViT.
         classes: names of the classes, in the order of the outputs.
-        image_size, patch_size, in_chans, encoder_args, mean, std: as of `MAE`.
+        image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands: as of `MAE`.
         pool: "mean" or "cls".
         drop_path: rate of the last block; the others rise to it linearly from 0.
         blocks: train only the last blocks and the head; 0.5 is the MLP of the last block, 0 the
@@ -61,6 +61,8 @@ class Classifier(nn.Module):
         multi_label: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
         mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
@@ -71,7 +73,7 @@ class Classifier(nn.Module):
         arguments = {**(encoder_args or {}), **head, "num_classes": len(self.classes)}
         create = create_arguments(encoder, image_size, patch_size, in_chans, arguments)
         try:
-            self.encoder = Encoder(build_vit(create), mean, std, create)
+            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
         except (ValueError, AssertionError) as error:
             raise UsageError(f"this model cannot be built: {error}") from None
         self.paths = droppath.install(self.encoder.vit, drop_path)

@@ -41,6 +41,7 @@ class MAE(nn.Module):
         mask: "random", "block" or "grid" (`openmae.models.masking.MASKS`), or your own function.
         mask_ratio: share of the patches to hide; K = int(L * (1 - mask_ratio)) are kept.
         mean, std: of the channels, on the scale [0, 1]; ImageNet's for 3 channels, 0.5 otherwise.
+        value_range, bands: as of `Encoder`.
 
     Raises:
         UsageError: an unknown name, or sizes that do not fit.
@@ -61,6 +62,8 @@ class MAE(nn.Module):
         mask_ratio: float = 0.75,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
         rgb = in_chans == 3
@@ -78,7 +81,7 @@ class MAE(nn.Module):
             create = create_arguments(
                 encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
             )
-            self.encoder = Encoder(build_vit(create), mean, std, create)
+            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
             (height, wide), (p, q) = self.encoder.image_size, self.encoder.patch
             if height % p or wide % q:
                 raise ValueError(f"images of {height}x{wide} do not divide into patches of {p}x{q}")

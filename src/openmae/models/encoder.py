@@ -35,6 +35,9 @@ class Encoder(nn.Module):
         mean, std: one value a channel, on the scale of images in [0, 1].
         create: the keyword arguments of the `timm.create_model` call that makes `vit`, recorded in
         files.
+        value_range: (low, high) of the values that images on the scale [0, 1] had in their files;
+            None for 8-bit images. Recorded for those who read images.
+        bands: which channels of a file the images have, counted from 0; empty for all.
     """
 
     mean: Tensor
@@ -46,10 +49,14 @@ class Encoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         create: dict[str, Any],
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.vit = vit
         self.create = create
+        self.value_range = None if value_range is None else (value_range[0], value_range[1])
+        self.bands = tuple(bands)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 

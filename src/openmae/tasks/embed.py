@@ -18,6 +18,7 @@ from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
 from openmae.report.map import draw_map
+from openmae.tasks.decoding import decoding_of
 from openmae.tasks.neighbours import duplicates, nearest, plane
 from openmae.tasks.reading import dry, open_reader, pooling
 
@@ -33,7 +34,7 @@ def run(config: EmbedConfig, options: Options) -> Results:
                 f"{Path(name).parent} does not exist. Make it first, or name another"
             )
     reader = open_reader(config)
-    source = open_source(config.data, reader.loaded.encoder.in_chans)
+    source = open_source(config.data, decoding_of(reader.loaded.encoder))
     check_channels(source, reader.loaded.encoder.in_chans)
     if options.dry_run:
         return dry()

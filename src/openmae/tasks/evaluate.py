@@ -26,6 +26,7 @@ from openmae.tasks.classification import (
     write_report,
     write_rows,
 )
+from openmae.tasks.decoding import decoding_of
 from openmae.tasks.reading import dry, result_folder
 from openmae.tasks.robustness import corruption_table, find_corruptions, summary
 from openmae.weights import Loaded, load_any
@@ -84,17 +85,17 @@ def open_classifier(config: EvaluateConfig | PredictConfig) -> tuple[Classifier,
 
 
 def _open(config: EvaluateConfig, model: Classifier) -> Source:
-    chans = model.encoder.in_chans
+    reads = decoding_of(model.encoder)
     if config.labels is not None:
-        return labelled(config.data, config.labels, chans, model.multi_label)
+        return labelled(config.data, config.labels, reads, model.multi_label)
     if model.multi_label:
         raise UsageError(f"{config.model} gives several labels an image: add --labels FILE.csv")
     root = Path(config.data).expanduser()
     parts = [n for n in ("train", "test", "val") if (root / n).is_dir()]
     if config.data == "digits" or ("train" in parts and len(parts) > 1):
-        source = open_split(config.data, chans)[1]
+        source = open_split(config.data, reads)[1]
     else:
-        source = open_source(config.data, chans)
+        source = open_source(config.data, reads)
     require_classes(source, "evaluate")
     return source
 
@@ -184,7 +185,7 @@ def _corruptions(
     for name, levels in corrupted.items():
         errors[name] = {}
         for severity, path in sorted(levels.items()):
-            source = open_source(str(path), model.encoder.in_chans)
+            source = open_source(str(path), decoding_of(model.encoder))
             columns, labels = match(source, names)
             found = _restricted(_predict(config, model, source), source, columns, labels)
             errors[name][severity] = 1 - metrics(found)["accuracy"]

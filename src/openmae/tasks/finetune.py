@@ -23,6 +23,7 @@ from openmae.data.loader import Transform
 from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.subset import few_shot
 from openmae.data.transforms import TrainTransform
+from openmae.data.values import Decoding
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
@@ -30,6 +31,7 @@ from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.models.encoder import method_arguments
 from openmae.tasks.classification import metrics, predict, tell, write_report
+from openmae.tasks.decoding import decoding, decoding_of
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.training import train_run
 from openmae.weights import Loaded, load_any
@@ -101,8 +103,7 @@ class Finetuning(Kind):
     def open_data(
         self, config: FinetuneConfig, resolved: Mapping[str, Any]
     ) -> tuple[Source, Source | None]:
-        chans = resolved["in_chans"] if resolved else self.loaded(config).encoder.in_chans
-        source, held_out = self._split(config, chans)
+        source, held_out = self._split(config, self._decoding(config, resolved))
         require_classes(source, "finetune")
         if config.fraction is not None:
             source = few_shot(source, *parse_fraction(config.fraction), seed=config.seed)
@@ -110,11 +111,17 @@ class Finetuning(Kind):
             require_classes_of(resolved["classes"], source)
         return source, held_out
 
-    def _split(self, config: FinetuneConfig, channels: int | None) -> tuple[Source, Source]:
+    def _decoding(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Decoding:
+        if not resolved:
+            return decoding_of(self.loaded(config).encoder)
+        reads = resolved.get("bands", ()), resolved.get("value_range")
+        return decoding(resolved["in_chans"], *reads, resolved["mean"], resolved["std"])
+
+    def _split(self, config: FinetuneConfig, reads: Decoding | None) -> tuple[Source, Source]:
         if config.labels is not None:
             share, many = config.test_fraction, config.multi_label
-            return open_labelled_split(config.data, config.labels, channels, share, many)
-        return open_split(config.data, channels, config.test_fraction, self.task)
+            return open_labelled_split(config.data, config.labels, reads, share, many)
+        return open_split(config.data, reads, config.test_fraction, self.task)
 
     def look(self, config: FinetuneConfig, source: Source) -> Scan:
         return scan(source, self.loaded(config).encoder.in_chans, measure=False)
@@ -123,6 +130,8 @@ class Finetuning(Kind):
         encoder = self.loaded(config).encoder
         size = pair(config.image_size) if config.image_size else encoder.image_size
         require_size(size, encoder.patch)
+        if encoder.value_range is not None and config.randaug is not None:
+            raise UsageError("RandAugment works on 8-bit images, these are not: --randaug none")
         weights = balanced(source) if config.class_weights == "balanced" else None
         return {
             "model": self.loaded(config).what,
@@ -132,6 +141,8 @@ class Finetuning(Kind):
             "encoder": method_arguments(encoder.create),
             "mean": encoder.mean.flatten().tolist(),
             "std": encoder.std.flatten().tolist(),
+            "value_range": encoder.value_range,
+            "bands": list(encoder.bands),
             "class_weights": weights,
             "crop_pct": crop_share(config.crop_pct, size),
         }
@@ -157,6 +168,8 @@ class Finetuning(Kind):
                 multi_label=config.multi_label,
                 mean=resolved["mean"],
                 std=resolved["std"],
+                value_range=resolved.get("value_range"),
+                bands=resolved.get("bands", ()),
             )
 
     def start(self, config: FinetuneConfig, method: nn.Module) -> str | None:

@@ -15,6 +15,7 @@ from openmae.config.training import TrainingConfig
 from openmae.data.check import Scan
 from openmae.data.loader import Transform
 from openmae.data.sources import Source
+from openmae.data.values import Decoding
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import RunFolder
 
@@ -62,6 +63,12 @@ class Kind(ABC):
     def resolve(self, config: Any, source: Source, found: Scan) -> dict[str, Any]:
         """What this task chooses at run time, beyond what every run does."""
         return {}
+
+    def decoding(self, config: Any, resolved: Mapping[str, Any]) -> Decoding | None:
+        """How the values of files are read, once the data were looked at; None: as `open_data`
+        said.
+        """
+        return None
 
     @abstractmethod
     def recheck(self, config: Any, resolved: Mapping[str, Any], source: Source) -> None:

@@ -21,6 +21,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import StorageError
 from openmae.methods.classify import Classifier
 from openmae.tasks.classification import Predictions, predict, warn_bad
+from openmae.tasks.decoding import decoding_of
 from openmae.tasks.evaluate import open_classifier
 from openmae.tasks.reading import dry
 
@@ -31,7 +32,7 @@ def run(config: PredictConfig, options: Options) -> Results:
     if not out.parent.is_dir():
         raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
     model, _ = open_classifier(config)
-    source = open_source(config.data, model.encoder.in_chans)
+    source = open_source(config.data, decoding_of(model.encoder))
     check_channels(source, model.encoder.in_chans)
     if options.dry_run:
         return dry()

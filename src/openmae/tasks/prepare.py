@@ -42,6 +42,10 @@ def prepare_new(kind: Kind, config: Any, options: Options, folder: RunFolder) ->
         raise DataError(f"{found.bad[0][0]}: {found.bad[0][1]}. Remove it, or --bad-images skip")
     require_tracker(config)
     resolved = _resolve(config, recipe, device, source, found) | kind.resolve(config, source, found)
+    reads = kind.decoding(config, resolved)
+    if reads is not None:
+        source = source.decoded(reads)
+        held_out = None if held_out is None else held_out.decoded(reads)
     with torch.device("meta"):
         method = kind.build(config, resolved)
     require_space(folder.path, checkpoint.bytes_needed(method, config.ema is not None), config.keep)

@@ -13,17 +13,19 @@ from torch import nn
 
 from openmae.config.base import Options
 from openmae.config.pretrain import PretrainConfig
-from openmae.config.training import pair
+from openmae.config.training import pair, parse_range
 from openmae.data.check import Scan, check_size, scan
 from openmae.data.loader import Transform
 from openmae.data.sources import Source, hash_split, open_source, require_classes
 from openmae.data.transforms import TrainTransform
+from openmae.data.values import Decoding
 from openmae.engine.device import autocast
 from openmae.engine.loop import Plan, State
 from openmae.engine.optim import param_groups
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.errors import UsageError
 from openmae.methods.mae import MAE
+from openmae.tasks.decoding import decoding
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.training import train_run
@@ -52,20 +54,30 @@ class Pretraining(Kind):
     def open_data(
         self, config: PretrainConfig, resolved: Mapping[str, Any]
     ) -> tuple[Source, Source | None]:
-        return open_data(config)
+        return open_data(config, read_as(config, resolved))
 
     def look(self, config: PretrainConfig, source: Source) -> Scan:
-        found = scan(source, config.channels, measure=config.mean is None or config.std is None)
+        measure = config.mean is None or config.std is None
+        given = None if config.value_range == "auto" else parse_range(config.value_range)
+        found = scan(source, config.channels, measure, value_range=given)
         if config.knn:
             require_classes(source, "--knn")
         check_size(found, pair(config.image_size))
         return found
 
     def resolve(self, config: PretrainConfig, source: Source, found: Scan) -> dict[str, Any]:
-        return {"mean": list(config.mean or found.mean), "std": list(config.std or found.std)}
+        return {
+            "mean": list(config.mean or found.mean),
+            "std": list(config.std or found.std),
+            "value_range": found.value_range and list(found.value_range),
+        }
+
+    def decoding(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
+        return read_as(config, resolved)
 
     def recheck(self, config: PretrainConfig, resolved: Mapping[str, Any], source: Source) -> None:
-        check_size(scan(source, config.channels, measure=False), pair(config.image_size))
+        found = scan(source, config.channels, False, value_range=resolved.get("value_range"))
+        check_size(found, pair(config.image_size))
         if config.knn:
             require_classes(source, "--knn")
 
@@ -131,17 +143,24 @@ class Pretraining(Kind):
         ]
 
 
-def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
+def read_as(config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
+    """How the values of files are read; `resolved` is empty before the data were looked at."""
+    bands = tuple(band - 1 for band in config.bands)
+    more = (resolved.get(name) for name in ("value_range", "mean", "std"))
+    return decoding(config.channels, bands, *more)
+
+
+def open_data(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source | None]:
     """The images to train on, and those that are held out."""
-    source = open_source(config.data, config.channels)
+    source = open_source(config.data, reads)
     if config.val is None:
         return source, None
     try:
         fraction = float(config.val)
     except ValueError:
         if config.val == config.data == "digits":
-            return source, open_source("digits", split="test")
-        return _without(source, config), open_source(config.val, config.channels)
+            return source, open_source("digits", reads, split="test")
+        return _without(source, config), open_source(config.val, reads)
     if not 0 < fraction < 1:
         raise UsageError(f"--val {config.val}: give a folder, or a fraction between 0 and 1")
     return hash_split(source, fraction)
@@ -186,4 +205,6 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
             mask_ratio=config.mask_ratio,
             mean=resolved["mean"],
             std=resolved["std"],
+            value_range=resolved.get("value_range"),
+            bands=[band - 1 for band in config.bands],
         )

@@ -26,6 +26,7 @@ from openmae.engine.runfolder import CONFIG, Results, RunFolder
 from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
+from openmae.tasks.decoding import decoding_of
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
 
@@ -99,7 +100,8 @@ class RawPixels(nn.Module):
         self.size = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)[:, None].float() / 255
+        flat = images.flatten(1)[:, None]
+        return flat if images.is_floating_point() else flat.float() / 255
 
 
 Read = Callable[[Reader, Source, nn.Module | None], Any]
@@ -146,7 +148,7 @@ def score(
     """
     reader = open_reader(config)
     encoder = reader.loaded.encoder
-    train, test = _labelled(config, task, encoder.in_chans)
+    train, test = _labelled(config, task, encoder)
     say(
         "Data",
         f"train {len(train):,}, test {len(test):,}, {len(train.classes)} classes"
@@ -169,16 +171,17 @@ def score(
     return Results(results, folder.path if folder else None)
 
 
-def _labelled(config: ScoreConfig, task: str, channels: int) -> tuple[Source, Source]:
+def _labelled(config: ScoreConfig, task: str, encoder: Encoder) -> tuple[Source, Source]:
     """Training and test part, by class folders or by a table."""
+    decoding = decoding_of(encoder)
     if config.labels is not None:
         train, test = open_labelled_split(
-            config.data, config.labels, channels, config.test_fraction
+            config.data, config.labels, decoding, config.test_fraction
         )
     else:
-        train, test = open_split(config.data, channels, config.test_fraction, task)
+        train, test = open_split(config.data, decoding, config.test_fraction, task)
         require_classes(train, task)
-    check_channels(train, channels)
+    check_channels(train, encoder.in_chans)
     if len(set(train.labels.tolist())) < 2:
         raise DataError("the training part holds one class only: more images, or train/ and test/")
     return train, test

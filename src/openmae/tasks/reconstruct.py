@@ -13,10 +13,11 @@ from torch import Tensor
 from openmae.config.base import Options
 from openmae.config.evaluate import ReconstructConfig
 from openmae.data.check import check_channels
-from openmae.data.decode import Image8, decode
+from openmae.data.decode import decode
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import EvalTransform
+from openmae.data.values import Decoding, Pixels
 from openmae.engine.device import resolve_device
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
@@ -24,6 +25,7 @@ from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
+from openmae.tasks.decoding import decoding_of
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
 
@@ -66,7 +68,7 @@ def errors(model: str, data: str, device_name: str = "auto", seed: int = 0) -> d
     device = resolve_device(device_name)
     method = load_any(model).model
     assert isinstance(method, MAE)
-    source = open_source(data, method.encoder.in_chans, split="test")
+    source = open_source(data, decoding_of(method.encoder), split="test")
     batches = EvalBatches(source, EvalTransform(method.encoder.image_size), 256)
     rows: list[Reconstruction] = []
     for batch in loader(batches, range(len(batches)), 0):
@@ -97,15 +99,15 @@ def _save(picture: object, path: Path) -> None:
 
 def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
     """The images that the words name, at the model's size; folders are thinned evenly."""
-    channels = method.encoder.in_chans
+    channels, decoding = method.encoder.in_chans, decoding_of(method.encoder)
     transform = EvalTransform(method.encoder.image_size)
-    found: list[tuple[str, Image8]] = []
+    found: list[tuple[str, Pixels]] = []
     for word in config.images:
         path = Path(word).expanduser()
         if path.is_file():
-            found.append((word, _decode(path, channels)))
+            found.append((word, _decode(path, decoding)))
             continue
-        source = open_source(word, channels, split="test")
+        source = open_source(word, decoding, split="test")
         check_channels(source, channels)
         rows = np.linspace(0, len(source) - 1, min(config.max_images, len(source))).astype(int)
         for index in sorted(set(rows.tolist())):
@@ -121,8 +123,8 @@ def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
     return torch.stack([transform(image) for _, image in found]), [name for name, _ in found]
 
 
-def _decode(path: Path, channels: int) -> Image8:
+def _decode(path: Path, decoding: Decoding) -> Pixels:
     try:
-        return decode(path, channels)
+        return decode(path, decoding)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

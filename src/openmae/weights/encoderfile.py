@@ -38,6 +38,7 @@ def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None
         "timm": json.dumps(encoder.create),
         "heads": str(encoder.vit.blocks[0].attn.num_heads),
         **{name: json.dumps(values) for name, values in numbers.items()},
+        **_input(encoder),
         **about,
     }
     temporary = path.with_name(f".tmp-{path.name}")
@@ -45,6 +46,16 @@ def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None
     write_tensors(temporary, encoder.vit.state_dict().items(), metadata)
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def _input(encoder: Encoder) -> dict[str, str]:
+    """Which values and bands of a file it reads, where that is not all of an 8-bit image."""
+    found: dict[str, str] = {}
+    if encoder.value_range is not None:
+        found["value_range"] = json.dumps(encoder.value_range)
+    if encoder.bands:
+        found["bands"] = json.dumps(encoder.bands)
+    return found
 
 
 def is_own(path: Path) -> bool:
@@ -73,9 +84,10 @@ def load_encoder(path: Path, heads: int | None = None) -> Encoder:
         create = json.loads(metadata["timm"])
         if heads is not None:
             create["num_heads"] = heads
-        encoder = Encoder(
-            build_vit(create), json.loads(metadata["mean"]), json.loads(metadata["std"]), create
-        )
+        mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
+        value_range = json.loads(metadata.get("value_range", "null"))
+        bands = json.loads(metadata.get("bands", "[]"))
+        encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
         with torch.no_grad():
             encoder.vit.load_state_dict(tensors, strict=True)
     except _UNUSABLE as error:

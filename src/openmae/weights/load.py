@@ -145,6 +145,7 @@ def random_encoder(create: dict[str, Any], seed: int, like: Encoder | None = Non
         chans = vit.patch_embed.proj.weight.shape[1]
         mean = like.mean.flatten().tolist() if like else [0.5] * chans
         std = like.std.flatten().tolist() if like else [0.5] * chans
-        encoder = Encoder(vit, mean, std, create)
+        reads = (like.value_range, like.bands) if like else (None, ())
+        encoder = Encoder(vit, mean, std, create, *reads)
         encoder.initialise()
     return encoder
