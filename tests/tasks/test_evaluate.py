@@ -73,7 +73,9 @@ def test_match_by_name_by_order_and_not_at_all(capsys):
     columns, labels = match(source(["n02", "n01"], [0, 1]), ["0", "1"])
     assert (columns, labels.tolist()) == ([0, 1], [1, 0])
     assert "sorted order" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"does not know .*first: x"):
+    columns, labels = match(source(["n02", "n01"], [0, 1]), ["LABEL_0", "LABEL_1"])
+    assert (columns, labels.tolist()) == ([0, 1], [1, 0])
+    with pytest.raises(DataError, match=r"does not know .*first: x.*--class-names FILE"):
         match(source(["a", "x"], [0, 1]), ["a", "b"])
     with pytest.raises(DataError, match="--class-names FILE"):
         match(source(["n01", "n02"], [0, 1]), ["0", "1", "2"])
@@ -94,6 +96,29 @@ def test_corruptions(model, classes, run, tmp_path):
     assert "mCE" not in found
     rows = list(csv.DictReader((tmp_path / "x/corruptions.csv").open()))
     assert rows[0]["severity_2"] == ""
+
+
+@pytest.mark.parametrize("corrupted", [False, True])
+def test_images_that_cannot_be_read_leave_no_folder(corrupted, model, tmp_path, capsys):
+    data = tmp_path / "data"
+    for name in NAMES[:2]:
+        folder = data / ("fog/1" if corrupted else "") / name
+        folder.mkdir(parents=True)
+        (folder / "broken.png").write_bytes(b"no image")
+    words = ["evaluate", str(model), str(data), "--out", str(tmp_path / "x"), "--workers", "0"]
+    assert main(words) == 3
+    assert "no image could be read" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_table_comes_before_the_layout_of_corruptions(model, classes, run, tmp_path):
+    data = tmp_path / "c"
+    for severity in (1, 2):
+        shutil.copytree(classes, data / "fog" / str(severity))
+    lines = [f"fog/1/{name}/00.png,{name}" for name in NAMES]
+    (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(lines))
+    words = ["--labels", tmp_path / "t.csv", "--out", tmp_path / "x", "--workers", 0]
+    assert "3 images of 3 classes" in run("evaluate", model, data, *words)
 
 
 def test_predictions_of_images_without_labels(model, classes, run, tmp_path):
@@ -128,8 +153,10 @@ def test_several_labels(run, classes, tmp_path):
     ]
     table.write_text("path,label\n" + "\n".join(lines))
     words = ["evaluate", tmp_path / "m.safetensors", classes, "--labels", table]
-    run(*words, "--out", tmp_path / "x", "--workers", 0)
+    text = run(*words, "--out", tmp_path / "x", "--workers", 0)
     assert 0 < results(tmp_path / "x")["mAP"] <= 1
+    assert "confusion.png" not in text
+    assert not (tmp_path / "x/pictures").exists()
     run("predict", tmp_path / "m.safetensors", classes, "-o", tmp_path / "p.csv", "--workers", 0)
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert all(set(filter(None, row["class"].split(";"))) <= set(NAMES) for row in rows)
@@ -143,6 +170,8 @@ MISTAKES = {
     "names": (["evaluate", "MODEL", "DATA", "--class-names", "no.txt"], 3, "cannot be read"),
     "csv": (["predict", "MODEL", "DATA", "-o", "x.txt"], 2, "must end in .csv"),
     "place": (["predict", "MODEL", "DATA", "-o", "no/where/x.csv"], 4, "does not exist"),
+    "run": (["evaluate", "MODEL", "RUN"], 3, "is a run folder, not a folder of images"),
+    "file": (["evaluate", "MODEL", "DATA", "--out", "FILE"], 4, "is a file. Give another --out"),
     "empty": (["predict", "MODEL", "EMPTY", "-o", "x.csv"], 3, "0 images"),
     "mae": (["predict", "RUN", "DATA", "-o", "x.csv"], 4, "has no classes yet"),
 }
@@ -158,6 +187,8 @@ def test_mistakes(name, model, trained, classes, make_images, tmp_path, monkeypa
     (tmp_path / "empty").mkdir()
     places = {"RUN": trained, "MODEL": model, "DATA": classes, "STRANGE": tmp_path / "strange"}
     places |= {"FLAT": tmp_path / "flat", "EMPTY": tmp_path / "empty"}
+    (tmp_path / "file").write_text("mine")
+    places |= {"FILE": tmp_path / "file"}
     before = sorted(tmp_path.rglob("*"))
     assert main([str(places.get(w, w)) for w in words]) == code
     error = capsys.readouterr().err

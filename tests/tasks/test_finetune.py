@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,7 @@ def test_the_same_recipe_from_random_weights_beside_it(trained, classes, run, tm
     words = ["finetune", trained, classes, "--out", out, *FAST, "--baseline"]
     text = run(*words)
     assert "Compare" in text
+    assert re.search(r"\nBaseline +the same recipe from random weights", text)
     found = results(out)
     assert found["random_weights_accuracy"] == results(out / "random-weights")["accuracy"]
     assert "finished" in run(*words)
@@ -169,8 +171,40 @@ def test_digits_of_one_channel(run, tmp_path):
     assert results(tmp_path / "run/finetune-digits")["n"] == 360
 
 
+SEVERAL = ["--labels", "t.csv", "--multi-label", "--mixup", "0", "--cutmix", "0"]
+SEVERAL += ["--smoothing", "0"]
+
+
+def test_rare_labels_weigh_more(trained, classes, run, tmp_path):
+    """Of several labels an image: ant on all images, bee on every fifth."""
+    files = sorted(p.relative_to(classes).as_posix() for p in classes.rglob("*.png"))
+    parts = ["test" if i % 3 == 0 else "train" for i in range(len(files))]
+    names = ["ant;bee" if i % 5 == 0 else "ant" for i in range(len(files))]
+    lines = [",".join(row) for row in zip(files, names, parts, strict=True)]
+    (tmp_path / "t.csv").write_text("path,label,split\n" + "\n".join(lines))
+    words = [*FAST, *SEVERAL, "--class-weights", "balanced"]
+    words[words.index("t.csv")] = str(tmp_path / "t.csv")
+    run("finetune", trained, classes, "--out", tmp_path / "run", *words)
+    rare = sum(p == "train" and "bee" in n for p, n in zip(parts, names, strict=True))
+    both = [20, rare]
+    expected = [sum(both) / (2 * n) for n in both]
+    made = openmae.load(tmp_path / "run")
+    assert made.class_weights.tolist() == pytest.approx(expected, rel=1e-6)
+    assert 0 < results(tmp_path / "run")["mAP"] <= 1
+
+
+def test_a_setting_that_the_run_began_without(tuned, trained, classes, capsys):
+    words = ["finetune", str(trained), str(classes), "--out", str(tuned), *FAST, "--blocks", "1"]
+    assert main(words) == 4
+    assert "was begun without --blocks, asked for 1. Drop it" in capsys.readouterr().err
+    assert main(words[:-2]) == 0
+
+
 MISTAKES = {
     "one class": (["MODEL", "ONE"], 3, "needs >= 2"),
+    "one class left": (["MODEL", "TWO"], 3, "holds one only (1 images): more images"),
+    "turned round": (["DATA", "MODEL"], 3, "Turn them round: MODEL DATA"),
+    "twice": (["MODEL", "MODEL"], 3, "The model comes first, then the images"),
     "no data": (["MODEL", "NOWHERE"], 3, "does not exist"),
     "no model": (["runs/nowhere", "DATA"], 4, "does not exist"),
     "blocks": (["MODEL", "DATA", "--blocks", "9"], 2, "--blocks 9: give 0 to 1"),
@@ -179,6 +213,7 @@ MISTAKES = {
     "too few": (["MODEL", "DATA", "--fraction", "50-per-class"], 3, "asks for 50-per-class"),
     "randaug": (["MODEL", "DATA", "--randaug", "strong"], 2, "rand-m9-mstd0.5-inc1"),
     "odd": (["MODEL", "DATA", "--batch-size", "5"], 2, "--mixup 0 --cutmix 0"),
+    "shots": (["MODEL", "DATA", *SEVERAL, "--fraction", "5-per-class"], 2, "Give a share, 0.1"),
     "labels": (["MODEL", "DATA", "--multi-label"], 2, "--labels FILE.csv"),
     "size": (["MODEL", "DATA", "--image-size", "30"], 2, "32"),
 }
@@ -189,7 +224,12 @@ def test_mistakes(name, trained, classes, make_images, tmp_path, capsys):
     words, code, text = MISTAKES[name]
     one = tmp_path / "one"
     make_images(one / "all", 10)
+    for kind in "ab":  # one of the two falls into the test part
+        make_images(tmp_path / "two" / kind, 1)
     places = {"MODEL": trained, "DATA": classes, "ONE": one, "NOWHERE": tmp_path / "no"}
+    places |= {"TWO": tmp_path / "two"}
+    for word in ("MODEL", "DATA"):
+        text = text.replace(word, str(places[word])) if name == "turned round" else text
     given = [str(places.get(w, w)) for w in words]
     pairs = [FAST[i : i + 2] for i in range(0, len(FAST), 2)]
     extra = [word for pair in pairs if pair[0] not in words for word in pair]

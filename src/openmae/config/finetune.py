@@ -94,6 +94,8 @@ class FinetuneConfig(TrainingConfig):
             yield from _fraction_problems(self.fraction)
         if self.multi_label and self.labels is None:
             yield "multi_label", ": several labels an image need --labels FILE.csv"
+        if self.multi_label and (self.fraction or "").endswith("-per-class"):
+            yield "fraction", ": images of several labels have no one class. Give a share, 0.1"
         if self.multi_label and self.mixes:
             yield "multi_label", ": cannot be mixed. Add --mixup 0 --cutmix 0"
         if self.multi_label and self.smoothing:

@@ -14,9 +14,10 @@ from openmae.data.labels import labelled
 from openmae.data.sources import Source, open_source, open_split, require_classes
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.log import say, warn
-from openmae.engine.runfolder import Results
+from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.classify import Classifier
+from openmae.tasks.arguments import require_order
 from openmae.tasks.classification import (
     Predictions,
     metrics,
@@ -27,7 +28,7 @@ from openmae.tasks.classification import (
     write_rows,
 )
 from openmae.tasks.decoding import decoding_of
-from openmae.tasks.reading import dry, result_folder
+from openmae.tasks.reading import dry, nothing_left, result_folder
 from openmae.tasks.robustness import corruption_table, find_corruptions, summary
 from openmae.weights import Loaded, load_any
 
@@ -36,11 +37,15 @@ def run(config: EvaluateConfig, options: Options) -> Results:
     """Score a classifier; the result holds accuracy, n and interval, or the corruption errors."""
     model, loaded = open_classifier(config)
     root = Path(config.data).expanduser()
-    corrupted = find_corruptions(root) if config.layout != "folder" else {}
+    looked = config.layout != "folder" and config.labels is None
+    corrupted = find_corruptions(root) if looked else {}
     if config.layout == "imagenet-c" and not corrupted:
         raise DataError(f"{config.data} has no CORRUPTION/SEVERITY(1-5)/CLASS folders below it")
     if corrupted:
-        return _corruptions(config, options, model, loaded, corrupted)
+        out = (config.out, loaded, "evaluate", config.data)
+        folder = None if options.dry_run else result_folder(*out)
+        with nothing_left(folder):
+            return _corruptions(config, options, model, loaded, corrupted, folder)
     source = _open(config, model)
     names = _names(config, model)
     columns, labels = match(source, names)
@@ -50,7 +55,8 @@ def run(config: EvaluateConfig, options: Options) -> Results:
     if options.dry_run:
         return dry()
     folder = result_folder(config.out, loaded, "evaluate", config.data)
-    found = _restricted(_predict(config, model, source), source, columns, labels)
+    with nothing_left(folder):
+        found = _restricted(_predict(config, model, source), source, columns, labels)
     warn_bad(found)
     shown = [names[c] for c in columns]
     values = metrics(found, None, model.multi_label)
@@ -59,7 +65,8 @@ def run(config: EvaluateConfig, options: Options) -> Results:
         write_report(folder.path, found, shown, model.multi_label)
         about = {"model": loaded.what, "data": config.data}
         folder.write_json("results.json", {**values, **about})
-        say("Out", f"{folder.path / 'results.json'}, per_class.csv, pictures/confusion.png")
+        picture = "" if model.multi_label else ", pictures/confusion.png"
+        say("Out", f"{folder.path / 'results.json'}, per_class.csv{picture}")
     return Results(values, folder.path if folder else None)
 
 
@@ -69,6 +76,7 @@ def open_classifier(config: EvaluateConfig | PredictConfig) -> tuple[Classifier,
     Raises:
         StorageError: it is an encoder or a masked autoencoder.
     """
+    require_order(config.model, config.data)
     device = resolve_device(config.device)
     loaded = load_any(config.model)
     for notice in loaded.notices:
@@ -118,14 +126,15 @@ def _names(config: EvaluateConfig, model: Classifier) -> list[str]:
 def match(source: Source, names: list[str]) -> tuple[list[int], np.ndarray[Any, Any]]:
     """The model's outputs that occur in a source, and its labels as positions among these.
 
-    Classes are matched by name. A model whose classes are plain numbers (a file of another project)
-    takes as many folders in sorted order.
+    Classes are matched by name. A model whose classes are plain numbers, or LABEL_0, LABEL_1 ... (a
+    file of another project), takes as many folders in sorted order.
 
     Raises:
         DataError: a class that the model does not know.
     """
     own = list(source.classes)
-    if set(own).isdisjoint(names) and names == [str(i) for i in range(len(names))]:
+    unnamed = [[f"{start}{i}" for i in range(len(names))] for start in ("", "LABEL_")]
+    if set(own).isdisjoint(names) and names in unnamed:
         if len(own) != len(names):
             raise DataError(
                 f"{source.name} has {len(own)} classes, the model {len(names)} without names. Give"
@@ -137,7 +146,8 @@ def match(source: Source, names: list[str]) -> tuple[list[int], np.ndarray[Any, 
     if strange:
         raise DataError(
             f"{source.name} has {len(strange)} classes that the model does not know (first:"
-            f" {strange[0]}; it knows {', '.join(names[:3])} ...)"
+            f" {strange[0]}; it knows {', '.join(names[:3])} ...). Other names for them:"
+            " --class-names FILE"
         )
     labels = np.asarray(source.labels)
     if labels.ndim == 2:
@@ -172,6 +182,7 @@ def _corruptions(
     model: Classifier,
     loaded: Loaded,
     corrupted: dict[str, dict[int, Path]],
+    folder: RunFolder | None,
 ) -> Results:
     """Errors of each corruption and severity, and their means as published."""
     names = _names(config, model)
@@ -179,7 +190,6 @@ def _corruptions(
     say("Data", f"{len(corrupted)} corruptions, {sets} folders ({config.data})")
     if options.dry_run:
         return dry()
-    folder = result_folder(config.out, loaded, "evaluate", config.data)
     errors: dict[str, dict[int, float]] = {}
     count = 0
     for name, levels in corrupted.items():

@@ -30,6 +30,7 @@ from openmae.engine.runfolder import CONFIG, Results, RunFolder
 from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.models.encoder import method_arguments
+from openmae.tasks.arguments import require_order, require_two
 from openmae.tasks.classification import metrics, predict, tell, write_report
 from openmae.tasks.decoding import decoding, decoding_of
 from openmae.tasks.kind import Job, Kind
@@ -40,6 +41,7 @@ from openmae.weights.start import start_from
 
 def run(config: FinetuneConfig, options: Options) -> Results:
     """Fine-tune, or continue a run; with `baseline`, then the same recipe from random weights."""
+    require_order(config.model, config.data)
     results = train_run(Finetuning(), config, options)
     folder = results.folder
     if results.exit_code or folder is None or options.dry_run:
@@ -50,7 +52,8 @@ def run(config: FinetuneConfig, options: Options) -> Results:
     if not (config.baseline or saved["baseline"]):
         return results
     where = folder / "random-weights"
-    say("\nBaseline", f"the same recipe from random weights, in {where}")
+    say("")
+    say("Baseline", f"the same recipe from random weights, in {where}")
     changes = {"random_weights": True, "baseline": False, "out": str(where)}
     changes |= {"layer_decay": 1.0}  # as Table 11: it would only slow what is not pretrained
     again = FinetuneConfig.model_validate(saved | changes)
@@ -107,6 +110,7 @@ class Finetuning(Kind):
         require_classes(source, "finetune")
         if config.fraction is not None:
             source = few_shot(source, *parse_fraction(config.fraction), seed=config.seed)
+        require_two(source, self.task)
         if resolved and source.classes != resolved["classes"]:
             require_classes_of(resolved["classes"], source)
         return source, held_out
@@ -274,8 +278,11 @@ def require_size(size: tuple[int, int], patch: tuple[int, int]) -> None:
 
 
 def balanced(source: Source) -> list[float]:
-    """N / (K n_c) for each class: rare classes weigh more, and the mean over the images is 1."""
-    counts = np.bincount(source.labels, minlength=len(source.classes))
+    """N / (K n_c) for each class: rare classes weigh more, and the mean over the images is 1, or
+    over all labels of all images where there are several.
+    """
+    labels, classes = np.asarray(source.labels), len(source.classes)
+    counts = np.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(0)
     present = max(int((counts > 0).sum()), 1)
     weights = np.where(counts > 0, counts.sum() / (present * np.maximum(counts, 1)), 1.0)
     return [float(w) for w in weights]

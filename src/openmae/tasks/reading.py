@@ -26,6 +26,7 @@ from openmae.engine.runfolder import CONFIG, Results, RunFolder
 from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
+from openmae.tasks.arguments import require_order, require_two
 from openmae.tasks.decoding import decoding_of
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
@@ -113,6 +114,7 @@ Evaluate = Callable[[Any, Features], dict[str, float]]
 
 def open_reader(config: ReaderConfig) -> Reader:
     """Load the model that a task names, and say what it is."""
+    require_order(config.model, config.data)
     device = resolve_device(config.device)
     loaded = load_any(config.model)
     for notice in loaded.notices:
@@ -160,7 +162,7 @@ def score(
     if dry_run:
         return dry()
     folder = result_folder(config.out, reader.loaded, task, config.data)
-    with _nothing_left(folder):
+    with nothing_left(folder):
         results = _compare(reader, task, evaluate, (train, test), reads)
     _tell(task, results)
     if folder is not None:
@@ -182,8 +184,7 @@ def _labelled(config: ScoreConfig, task: str, encoder: Encoder) -> tuple[Source,
         train, test = open_split(config.data, decoding, config.test_fraction, task)
         require_classes(train, task)
     check_channels(train, encoder.in_chans)
-    if len(set(train.labels.tolist())) < 2:
-        raise DataError("the training part holds one class only: more images, or train/ and test/")
+    require_two(train, task)
     return train, test
 
 
@@ -223,7 +224,7 @@ def _compare(
 
 
 @contextlib.contextmanager
-def _nothing_left(folder: RunFolder | None) -> Iterator[None]:
+def nothing_left(folder: RunFolder | None) -> Iterator[None]:
     """An error takes the folder of the result away again, if it is still empty."""
     try:
         yield
@@ -291,5 +292,7 @@ def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunF
             f"{path} is a run folder. Drop --out (the result then goes to {name} inside the run),"
             " or give another"
         )
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{path} is a file. Give another --out")
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)

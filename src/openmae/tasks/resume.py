@@ -101,6 +101,11 @@ def _changes(
             continue
         if name in ("device", "precision") and new == resolved[name]:  # what "auto" meant
             continue
+        if name in kind.architecture and old is None:
+            raise StorageError(
+                f"{folder.path} was begun without {options.spell(name)}, asked for {shown(new)}."
+                " Drop it, or give another --out"
+            )
         if name in kind.architecture:
             raise StorageError(
                 f"{folder.path} is {shown(old) or 'another size'} ({name}), asked for {shown(new)}."
