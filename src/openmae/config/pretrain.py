@@ -69,6 +69,9 @@ class PretrainConfig(TrainingConfig):
     val: str | None = setting(
         None, "held-out images: a folder, or a fraction such as 0.05", DATA, "allow"
     )
+    mix: tuple[str, ...] = setting(
+        (), "further images and their share of the draws: PATH=0.3", DATA, "allow"
+    )
     knn: bool = setting(False, "k-NN accuracy at each evaluation, from class folders", RUN, "free")
 
     @model_validator(mode="before")

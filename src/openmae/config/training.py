@@ -43,6 +43,12 @@ class TrainingConfig(Settings):
         None, "keep averaged weights with this decay, 0.9999", TRAINING, "fixed", gt=0, lt=1
     )
     flip: bool = setting(True, "mirror half of the images", DATA, "allow")
+    sampling: str = setting(
+        "uniform", "uniform, balanced (classes alike), or a CSV with path and weight", DATA, "allow"
+    )
+    repeats: int = setting(
+        1, "crops in a row of each image that is decoded; epochs count crops", DATA, "allow", ge=1
+    )
     bad_images: Literal["skip", "error", "zero"] = setting(
         "skip", "what an unreadable image does", DATA, "allow"
     )

@@ -11,7 +11,7 @@ import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from openmae.data.order import Order
 from openmae.data.sources import Sample, Source
 from openmae.data.values import Pixels
 from openmae.errors import DataError, MemoryLimitError
-from openmae.randomness import permutation, words
+from openmae.randomness import words
 
 Batch = dict[str, Any]
 
@@ -52,21 +53,19 @@ class TrainBatches(Dataset[Batch]):
         bad_images: Literal["skip", "error", "zero"] = "skip",
         rank: int = 0,
         world: int = 1,
+        repeats: int = 1,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.global_batch, self.bad_images = global_batch, bad_images
         self.first, self.rows = rank * global_batch // world, global_batch // world
-
-    def index(self, position: int) -> int:
-        """Which image stands at a position of the endless order."""
-        epoch, offset = divmod(position, len(self.source))
-        return int(_order(self.seed, epoch, len(self.source))[offset])
+        self.index = Order(seed, len(source), source.weights, repeats)
 
     def __getitem__(self, step: int) -> Batch:
         first = step * self.global_batch + self.first
         bad: list[tuple[str, str]] = []
         draws = self.transform.draws(first, self.rows)
-        rows = [self._row(first + slot, draws[slot], bad) for slot in range(self.rows)]
+        last: list[Any] = [-1, None]
+        rows = [self._row(first + slot, draws[slot], bad, last) for slot in range(self.rows)]
         images = torch.stack([image for image, _ in rows])
         paths = [sample["path"] for _, sample in rows]
         return {
@@ -78,12 +77,14 @@ class TrainBatches(Dataset[Batch]):
         }
 
     def _row(
-        self, position: int, draws: NDArray[np.float64], bad: list[tuple[str, str]]
+        self, position: int, draws: NDArray[np.float64], bad: list[tuple[str, str]], last: list[Any]
     ) -> tuple[Tensor, Sample]:
         index = self.index(position)
         for attempt in range(20):
             try:
-                sample = self.source[index]
+                if index != last[0]:  # repeated augmentation decodes an image once
+                    last[:] = index, self.source[index]
+                sample = last[1]
                 return self.transform(sample["image"], draws), sample
             except DataError as error:
                 path = self.source.path(index)
@@ -149,11 +150,6 @@ class ViewBatches(EvalBatches):
     def _image(self, sample: Sample, index: int) -> Tensor:
         draws = self.views.draws(self.view * len(self.source) + index, 1)[0]
         return self.views(sample["image"], draws)
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return permutation(seed, epoch, length)
 
 
 def loader(

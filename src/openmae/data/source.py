@@ -46,6 +46,7 @@ class Source(ABC):
         self.rows: NDArray[np.int64] = np.arange(count, dtype=np.int64)
         self.classes: list[str] = []
         self.table_labels: NDArray[Any] | None = None  # of the whole table, (N,) or (N, K)
+        self.table_weights: NDArray[np.float64] | None = None  # how often each is drawn, (N,)
 
     @abstractmethod
     def row_path(self, row: int) -> str:
@@ -89,6 +90,19 @@ class Source(ABC):
         found = self.table_labels[self.rows[index]]
         return int(found) if self.table_labels.ndim == 1 else found
 
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """How often each image is drawn, relative to the others, (N,); None: alike."""
+        return None if self.table_weights is None else self.table_weights[self.rows]
+
+    def weighed(self: S, weights: NDArray[np.float64]) -> S:
+        """The same images with these weights, (N,); times those they had."""
+        again = copy.copy(self)
+        whole = np.zeros(int(self.rows.max(initial=-1)) + 1)
+        whole[self.rows] = weights if self.weights is None else weights * self.weights
+        again.table_weights = whole
+        return again
+
     def path(self, index: int) -> str:
         """The name of an image below the source."""
         return self.row_path(int(self.rows[index]))
@@ -109,8 +123,11 @@ class Source(ABC):
         """One line an image. A run's data are these lines, labels included where a table gives
         them.
         """
-        for row in self.rows.tolist():
-            yield self.row_line(row)
+        if self.table_weights is None:
+            yield from map(self.row_line, self.rows.tolist())
+            return
+        for row in self.rows.tolist():  # other weights are another data set
+            yield f"{self.row_line(row)}\tweight {self.table_weights[row]:.9g}"
 
     def subset(self: S, indices: Sequence[int] | NDArray[Any]) -> S:
         """The images of these indices, in this order; a class that is missing keeps its number."""

@@ -24,6 +24,7 @@ class Cached(Source):
     def __init__(self, source: Source) -> None:
         super().__init__(source.name, len(source), source.decoding)
         self.classes, self.table_labels = source.classes, source.labels
+        self.table_weights = source.weights
         self._source = source
         self._kept: dict[int, Sample] = {}
 

@@ -24,6 +24,7 @@ from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.subset import few_shot
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
+from openmae.data.weights import weigh
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
@@ -111,6 +112,7 @@ class Finetuning(Kind):
         if config.fraction is not None:
             source = few_shot(source, *parse_fraction(config.fraction), seed=config.seed)
         require_two(source, self.task)
+        source = weigh(source, config.sampling)
         if resolved and source.classes != resolved["classes"]:
             require_classes_of(resolved["classes"], source)
         return source, held_out

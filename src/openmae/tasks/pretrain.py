@@ -16,9 +16,11 @@ from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair, parse_range
 from openmae.data.check import Scan, check_size, scan
 from openmae.data.loader import Transform
+from openmae.data.mixed import MixedSource, parse_mix
 from openmae.data.sources import Source, hash_split, open_source, require_classes
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
+from openmae.data.weights import weigh
 from openmae.engine.device import autocast
 from openmae.engine.loop import Plan, State
 from openmae.engine.optim import param_groups
@@ -152,6 +154,17 @@ def read_as(config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
 
 def open_data(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source | None]:
     """The images to train on, and those that are held out."""
+    source, held_out = _held_out(config, reads)
+    source = weigh(source, config.sampling)
+    if config.mix:
+        more = parse_mix(config.mix)
+        shares = [1 - sum(share for _, share in more), *(share for _, share in more)]
+        others = [open_source(path, reads) for path, _ in more]
+        source = MixedSource([source, *others], shares)
+    return source, held_out
+
+
+def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source | None]:
     source = open_source(config.data, reads)
     if config.val is None:
         return source, None

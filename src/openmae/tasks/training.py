@@ -190,7 +190,9 @@ def _train(
     workers = auto_workers(device.type) if config.workers is None else config.workers
     source = Cached(job.source) if resolved["cache"] and not workers else job.source
     transform = kind.transform(config, resolved)
-    batches = TrainBatches(source, transform, config.seed, config.batch_size, config.bad_images)
+    batches = TrainBatches(
+        source, transform, config.seed, config.batch_size, config.bad_images, repeats=config.repeats
+    )
     stop.watch(folder.path)
     with threads(resolved["threads"]), deterministic(config.deterministic):
         evaluator = kind.evaluator(job, folder, plan, device)
