@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from openmae.engine.runfolder import RunFolder
+from openmae.report.display import to_rgb
 from openmae.report.figures import plot_curves
-from openmae.report.pictures import LEAK, Reconstruction, from_visible, sheet, to_rgb
+from openmae.report.pictures import LEAK, Reconstruction, from_visible, sheet
 
 
 def row(path: str = "x.png", channels: int = 3, size=(16, 24), note: str = "") -> Reconstruction:

@@ -150,6 +150,9 @@ class ReconstructConfig(Settings):
     cheat_scale: bool = setting(
         False, "un-normalise with the hidden truth; the picture says so", SCORE, "free"
     )
+    bands: tuple[int, ...] = setting(
+        (), "channels of the file to show, from 1: one, or red green blue", SCORE, "free"
+    )
     max_images: int = setting(8, "rows of the picture", SCORE, "free", gt=0)
     seed: int = setting(0, "of the masks", RUN, "free", ge=0, le=MOST_SEED)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from openmae.methods.mae import MAE, Randomness
 from openmae.models.patches import patch_statistics, patchify, unpatchify
+from openmae.report.display import Display, display_of, to_rgb
 
 HEADS = ("original", "masked", "output", "pasted")
-_GREY = 0.5
 _MARGIN, _LINE = 8, 18  # pixels
 LEAK = "LEAKS: scale taken from the hidden patches' true mean and variance"
 _FAIR = "scale from visible patches only"
@@ -27,8 +27,8 @@ _FAIR = "scale from visible patches only"
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One image: its four pictures (C, H, W) in [0, 1], and errors on the hidden patches in the
-    same units.
+    """One image: its four pictures (C, H, W) on the unit scale, and errors on the hidden patches in
+    the same units; `display` says which bands are shown, and the values of the scale.
     """
 
     path: str
@@ -37,15 +37,26 @@ class Reconstruction:
     mean_fill_mse: float
     model_loss: float
     note: str
+    display: Display | None = None
+
+    @property
+    def rmse(self) -> tuple[float, float] | None:
+        """Root mean square errors of the model and of the mean fill in the values of the file;
+        None for 8-bit images.
+        """
+        if self.display is None or self.display.value_range is None:
+            return None
+        low, high = self.display.value_range
+        return self.mse**0.5 * (high - low), self.mean_fill_mse**0.5 * (high - low)
 
     def sentence(self) -> str:
         """The numbers in words."""
         share = 1 - self.mse / self.mean_fill_mse if self.mean_fill_mse > 0 else 0.0
         word = "better" if share >= 0 else "worse"
-        numbers = (
-            f"masked-patch MSE {self.mse:.4f}, mean fill {self.mean_fill_mse:.4f}, {abs(share):.0%}"
-            f" {word}"
-        )
+        errors = f"masked-patch MSE {self.mse:.4f}, mean fill {self.mean_fill_mse:.4f}"
+        if self.rmse is not None:
+            errors = f"masked-patch RMSE {self.rmse[0]:.4g}, mean fill {self.rmse[1]:.4g}"
+        numbers = f"{errors}, {abs(share):.0%} {word}"
         return numbers + (f" ({self.note})" if self.note else "")
 
 
@@ -57,14 +68,17 @@ def reconstruct(
     paths: Sequence[str],
     mask_ratio: float | None = None,
     cheat_scale: bool = False,
+    bands: Sequence[int] = (),
 ) -> list[Reconstruction]:
-    """Hide patches of uint8 images (B, C, H, W) and let the model fill them in.
+    """Hide patches of images (B, C, H, W), uint8 or normalised, and let the model fill them in.
+    `bands` are shown (see `display_of`).
 
     A model of normalised pixels predicts no brightness or contrast. They are estimated from visible
     patches near by, or with `cheat_scale` taken from the hidden truth, and the picture then says
     so.
     """
     encoder = method.encoder
+    display = display_of(encoder, bands)
     out = method(images, rand, mask_ratio=mask_ratio, full=True)
     hidden = out["mask"][..., None].bool()  # (B, L, 1)
     patches = patchify(encoder.normalize(images), encoder.patch)
@@ -77,9 +91,8 @@ def reconstruct(
         note = LEAK if cheat_scale else _FAIR
 
     def pixels(values: Tensor) -> Tensor:
-        return (unpatchify(values, encoder.patch, encoder.grid) * encoder.std + encoder.mean).clamp(
-            0, 1
-        )
+        unit = unpatchify(values, encoder.patch, encoder.grid) * encoder.std + encoder.mean
+        return unit.clamp(0, 1) if encoder.value_range is None else unit  # deep ones are unclipped
 
     true, output = pixels(patches), pixels(pred)
     area = unpatchify(hidden.expand_as(patches).to(patches.dtype), encoder.patch, encoder.grid)
@@ -99,6 +112,7 @@ def reconstruct(
             float(errors[1][i]),
             float(out["sample_loss"][i]),
             note,
+            display,
         )
         for i, path in enumerate(paths)
     ]
@@ -117,19 +131,13 @@ def from_visible(values: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tenso
 
 
 def display_gain(rows: Sequence[Reconstruction]) -> float:
-    """How much to brighten dark images (fluorescence) so that they can be seen; 1 for others."""
+    """How much to brighten dark images (fluorescence) so that they can be seen; 1 for others, and
+    for deep ones, which are stretched.
+    """
+    if rows[0].rmse is not None:
+        return 1.0
     bright = float(np.quantile(np.concatenate([r.pictures[0].ravel() for r in rows]), 0.995))
     return 1.0 if bright > 0.5 else round(min(1 / max(bright, 1e-3), 20.0), 1)
-
-
-def to_rgb(picture: NDArray[np.float32], gain: float = 1.0) -> NDArray[np.uint8]:
-    """(C, H, W) in [0, 1] -> (H, W, 3): gray for one or two channels, else the first three bands.
-
-    What is hidden (NaN) is mid-gray, whatever the gain.
-    """
-    bands = picture[:3] if len(picture) >= 3 else picture[:1].repeat(3, axis=0)
-    shown = np.where(np.isnan(bands), _GREY, np.clip(bands * gain, 0, 1))
-    return np.rint(shown.transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
 def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
@@ -140,8 +148,10 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
     scale = max(1, round(160 / max(height, width)))
     tile_w, tile_h = width * scale, height * scale
     font = ImageFont.load_default(size=13)
-    bands = rows[0].pictures[0].shape[0]
-    title += f", bands 1-3 of {bands}" if bands > 3 else ""
+    channels = rows[0].pictures[0].shape[0]
+    first = (0, 1, 2) if channels >= 3 else (0,)
+    display = rows[0].display or Display(first, tuple(b + 1 for b in first), channels)
+    title += display.title()
     gain = display_gain(rows)
     title += f", shown {gain:g} times brighter" if gain > 1 else ""
     row_h = tile_h + _LINE * 2 + _MARGIN
@@ -157,8 +167,9 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
         )
     for number, (row, lines) in enumerate(zip(rows, texts, strict=True)):
         top = 2 * _LINE + 2 * _MARGIN + number * row_h
+        window = display.window(row.pictures[0])
         for i, picture in enumerate(row.pictures):
-            tile = Image.fromarray(to_rgb(picture, gain)).resize(
+            tile = Image.fromarray(to_rgb(picture, gain, display.bands, window)).resize(
                 (tile_w, tile_h), Image.Resampling.NEAREST
             )
             canvas.paste(tile, (_MARGIN + i * (tile_w + _MARGIN), top))

@@ -24,6 +24,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
+from openmae.report.display import display_of
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
 from openmae.tasks.decoding import decoding_of
 from openmae.tasks.reading import dry
@@ -48,12 +49,19 @@ def run(config: ReconstructConfig, options: Options) -> Results:
         method.ids(1, lambda _, shape: torch.zeros(shape), ratio=config.mask_ratio)
     except ValueError as error:
         raise UsageError(f"{options.spell('mask_ratio')} {config.mask_ratio}: {error}") from None
+    display_of(method.encoder, config.bands)
     images, names = _images(config, method)
     if options.dry_run:
         return dry()
     rand = Rand(config.seed, 0, 0.0, 0, len(images))
     rows = reconstruct(
-        method.to(device), images.to(device), rand, names, config.mask_ratio, config.cheat_scale
+        method.to(device),
+        images.to(device),
+        rand,
+        names,
+        config.mask_ratio,
+        config.cheat_scale,
+        config.bands,
     )
     ratio = method.mask_ratio if config.mask_ratio is None else config.mask_ratio
     _save(sheet(rows, f"{loaded.what}, mask {ratio:.0%}, seed {config.seed}"), path)
@@ -84,6 +92,11 @@ def _means(rows: list[Reconstruction]) -> dict[str, Any]:
         "model_loss": "model_loss",
     }
     means = {key: float(np.mean([getattr(r, name) for r in rows])) for key, name in names.items()}
+    physical = [r.rmse for r in rows if r.rmse is not None]
+    if physical:
+        means["reconstruction_rmse"], means["mean_fill_rmse"] = map(
+            float, np.mean(physical, axis=0)
+        )
     return {**means, "n": len(rows)}
 
 
