@@ -142,20 +142,20 @@ def _find_range(source: Source, indices: list[int], found: Scan) -> tuple[float,
         if source.path(index) in listed:
             continue
         try:
-            image = source.raw(index)
+            image = source.decoding.select(source.raw(index))
         except DataError as error:
             found.bad.append((source.path(index), str(error)))
             continue
         if image.dtype in (np.uint8, np.bool_):
             continue
-        values = image[..., list(source.decoding.bands)] if source.decoding.bands else image
-        values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        values = image[np.isfinite(image)] if image.dtype.kind == "f" else image
         if values.size:
             lows.append(float(values.min()))
             highs.append(float(values.max()))
             letters.add(image.dtype.kind)
     if not lows:
-        raise DataError(f"no image of {source.name} has values that are numbers")
+        path, reason = found.bad[-1] if found.bad else ("", "no values that are numbers")
+        raise DataError(f"None of {found.looked} images can be used. Last: {path}: {reason}")
     found.extremes = (min(lows), max(highs))
     return auto_range(lows, highs, "f" if "f" in letters else "i")
 

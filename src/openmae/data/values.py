@@ -57,12 +57,7 @@ class Decoding:
         Raises:
             DataError: the file lacks a band, or has values or channels of another kind.
         """
-        if self.bands:
-            if max(self.bands) >= image.shape[2]:
-                raise DataError(
-                    f"has {image.shape[2]} bands, --bands asks for number {max(self.bands) + 1}"
-                )
-            image = image[..., list(self.bands)]
+        image = self.select(image)
         if image.dtype == np.bool_:
             image = image.astype(np.uint8) * np.uint8(255)
         if self.value_range is not None:
@@ -75,6 +70,20 @@ class Decoding:
             mean, std = (np.array(v, dtype=np.float32) for v in (self.mean, self.std))
             image = (image - mean) / std
         return image
+
+    def select(self, image: Pixels) -> Pixels:
+        """The bands that are asked for, as they are in the file.
+
+        Raises:
+            DataError: the file lacks one.
+        """
+        if not self.bands:
+            return image
+        if max(self.bands) >= image.shape[2]:
+            raise DataError(
+                f"has {image.shape[2]} bands, --bands asks for number {max(self.bands) + 1}"
+            )
+        return image[..., list(self.bands)]
 
 
 def unit_scale(image: Pixels, value_range: tuple[float, float]) -> NDArray[np.float32]:
