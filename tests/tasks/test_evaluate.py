@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -83,13 +84,14 @@ def test_match_by_name_by_order_and_not_at_all(capsys):
 
 def test_corruptions(model, classes, run, tmp_path):
     data = tmp_path / "c"
-    for name in ("fog", "snow"):
+    for name in ("fog", "zoom_blur"):
         for severity in (1, 5):
             shutil.copytree(classes, data / name / str(severity))
     text = run("evaluate", model, data, "--out", tmp_path / "x", "--workers", 0)
     found = results(tmp_path / "x")
     assert "2 corruptions, 4 folders" in text
     assert found["n"] == 120
+    assert re.search(r"^zoom_blur error \d", text, re.MULTILINE)
     run("evaluate", model, classes, "--out", tmp_path / "y", "--workers", 0)
     error = 1 - results(tmp_path / "y")["accuracy"]
     assert found["error_fog"] == found["mean_corruption_error"] == pytest.approx(error)

@@ -128,6 +128,21 @@ def test_a_fine_tuned_file_gives_timms_logits(pool, tmp_path):
     assert torch.equal(loaded.logits(IMAGES), vit.eval()(IMAGES))
 
 
+def test_a_fine_tuned_file_of_mmpretrain(tmp_path):
+    """Its norm of the mean of the patch tokens is `ln2`, its head `head.fc`."""
+    made = variants.classifier("mean")
+    named = variants.mmpretrain(made)
+    own = {"fc_norm.": "ln2.", "head.": ""}
+    for start, to in own.items():
+        for kind in ("weight", "bias"):
+            tensor = named.pop(f"backbone.{start}{kind}")
+            named[f"backbone.{to}{kind}" if to else f"head.fc.{kind}"] = tensor
+    torch.save({"state_dict": named}, tmp_path / "x.pth")
+    loaded = openmae.load(tmp_path / "x.pth")
+    assert (type(loaded), loaded.pool) == (Classifier, "mean")
+    assert torch.equal(loaded.logits(IMAGES), made.logits(IMAGES))
+
+
 def test_a_linear_probe_is_folded(tmp_path):
     made = variants.classifier("cls")
     state = variants.official(made)

@@ -216,3 +216,26 @@ def test_inspect_says_where_the_pixels_are_from(tmp_path, capsys):
     assert "mean 0.5 0.5 0.5; std 0.5 0.5 0.5\n" in capsys.readouterr().out
     assert main(["inspect", str(folder(tmp_path / "y"))]) == 0
     assert "std 0.229 0.224 0.225 (assumed" in capsys.readouterr().out
+
+
+def test_words_of_a_file_do_not_move_the_cursor(tmp_path, capsys):
+    import argparse
+
+    from openmae.cli import main
+
+    whole = variants.official(variants.model())
+    args = argparse.Namespace(norm_pix_loss=True, model="mae\x1b[2J\nNext     rm")
+    torch.save({"model": whole, "args": args}, tmp_path / "x.pth")
+    torch.save({"model": {**whole, "\x1b[2J\na": torch.zeros(1)}}, tmp_path / "y.pth")
+    torch.save({"\x1b[2J\n" + n: torch.zeros(1) for n in "abc"}, tmp_path / "z.pth")
+    for name, code in (("x", 0), ("y", 4), ("z", 4)):
+        assert main(["inspect", str(tmp_path / f"{name}.pth")]) == code
+        said = "".join(capsys.readouterr())
+        assert "\x1b" not in said
+        assert "\nNext     rm" not in said
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(StorageError, match=r"x\.pth cannot be loaded: it is empty"):
+        openmae.load(tmp_path / "x.pth")

@@ -19,7 +19,7 @@ _EVERY = 60.0  # seconds between plain lines
 
 def say(head: str, text: str = "") -> None:
     """One line of the report before and after a run: a short head, then words."""
-    print(f"{head:<9}{text}" if text else head, flush=True)
+    print(f"{head:<8} {text}" if text else head, flush=True)
 
 
 def warn(text: str) -> None:

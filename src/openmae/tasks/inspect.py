@@ -13,6 +13,7 @@ from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
 from openmae.weights import Loaded, load_any
+from openmae.weights.container import printable
 from openmae.weights.foreign import Found, find
 
 _COMMANDS = {
@@ -126,4 +127,4 @@ def _told(found: Found) -> str:
     if isinstance(args, dict):
         shown = ("model", "mask_ratio", "norm_pix_loss", "epochs", "batch_size", "blr", "lr")
         words += [f"args.{k} {args[k]}" for k in shown if k in args]
-    return ", ".join(words)[:200]
+    return printable(", ".join(words))[:200]

@@ -11,6 +11,7 @@ from openmae.errors import StorageError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
+from openmae.weights.container import printable
 from openmae.weights.foreign import UNUSABLE, Architecture, Found
 
 _NAMES = {
@@ -47,7 +48,7 @@ def build(found: Found) -> MAE | Classifier | Encoder:
             model = _model(found, name, shared)
         _fill(model, _own_names(found, model))
     except (UsageError, AssertionError, *UNUSABLE) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = printable(str(error))[:200]
         raise StorageError(f"{found.path} cannot be loaded: {reason}") from None
     for layer in model.modules():
         if isinstance(layer, nn.LayerNorm):

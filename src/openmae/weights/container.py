@@ -223,4 +223,9 @@ def _unwrap(found: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _short(error: object) -> str:
-    return " ".join(str(error).split())[:160]
+    return printable(str(error))[:160] or "it is empty, or not whole"
+
+
+def printable(text: str) -> str:
+    """Words of a file on one line, without what would move the cursor of a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from openmae.errors import StorageError, UsageError
-from openmae.weights.container import Raw, read_raw
+from openmae.weights.container import Raw, printable, read_raw
 from openmae.weights.hints import Hints, hints
 from openmae.weights.names import clean, official
 
@@ -92,7 +92,7 @@ def find(
     try:
         return _recognise(raw, heads, decoder_heads)
     except UNUSABLE as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = printable(str(error))[:160]
         raise StorageError(
             f"{path} cannot be loaded: its tensors do not fit together ({reason})"
         ) from None
@@ -104,14 +104,14 @@ def _recognise(raw: Raw, heads: int | None, decoder_heads: int | None) -> Found:
     spoken, named, dropped = official(tensors)
     named, notices = _folded_probe(named)
     if "patch_embed.proj.weight" not in named or "pos_embed" not in named:
-        shown = ", ".join(sorted(raw.tensors)[:3])
+        shown = printable(", ".join(sorted(raw.tensors)[:3]))[:160]
         raise StorageError(
             f"{raw.path} holds no vision transformer that is known here (first: {shown})"
         )
     if stripped:
         notices.append(f"prefixes {' '.join(stripped)} were taken off")
     if dropped:
-        notices.append(f"not used: {', '.join(dropped[:4])}")
+        notices.append(f"not used: {printable(', '.join(dropped[:4]))[:160]}")
     told = hints(raw.config, raw.metadata)
     arch = _architecture(raw, told, named, heads, decoder_heads, notices)
     target, reason = _target(raw, told, named)

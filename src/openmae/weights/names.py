@@ -37,6 +37,7 @@ _DIALECTS: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^backbone\.patch_embed\.projection", "patch_embed.proj"),
         (r"^backbone\.layers\.", "blocks."),
         (r"^backbone\.ln1\.", "norm."),
+        (r"^backbone\.ln2\.", "fc_norm."),
         (r"^backbone\.", ""),
         (r"^neck\.ln1\.", "decoder_norm."),
         (r"^neck\.", ""),
