@@ -141,7 +141,7 @@ def test_an_overfitted_model_is_right_in_the_values_of_the_file(tmp_path, run, s
     assert high == pytest.approx(max(v.max() for v in values))
     transform = EvalTransform((32, 32))
     images = torch.stack(
-        [transform(decode(p, decoding_of(method.encoder))) for p in data.iterdir()]
+        [transform(decode(p, decoding_of(method.encoder))) for p in sorted(data.iterdir())]
     )
     (row, _) = reconstruct(method, images, Rand(0, 0, 0.0, 0, 2), ["a", "b"])
     physical = row.pictures[2] * (high - low) + low
