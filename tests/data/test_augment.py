@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 
-from openmae.data.augment import AugmentTransform, seeded
+from openmae.data.augment import AugmentTransform, _augmentation, seeded
 from openmae.data.transforms import EvalTransform, TrainTransform
 from openmae.errors import UsageError
 
@@ -109,3 +109,17 @@ def test_crop_share_of_the_test_image_is_the_published_one():
     resize = v2.Resize(256, v2.InterpolationMode.BICUBIC, antialias=True)
     expected = v2.CenterCrop(224)(resize(tensor))
     assert torch.equal(EvalTransform((224, 224), 224 / 256)(photo), expected)
+
+
+def test_the_strongest_posterize_is_black_and_no_error():
+    """timm asks for 0 bits in about one image of 500, which Pillow 13 refuses."""
+    picture = Image.fromarray(image(size=8))
+    made = _augmentation(RANDAUG, (8, 8), (0.5, 0.5, 0.5))
+    (operation,) = (op for op in made.ops if op.name == "PosterizeIncreasing")
+    operation.prob, operation.magnitude, operation.magnitude_std = 1.0, 10, 0
+    try:
+        assert not np.array(operation(picture)).any()
+        operation.magnitude = 5
+        assert np.array_equal(np.array(operation(picture)), np.array(picture) & 0b11000000)
+    finally:
+        _augmentation.cache_clear()

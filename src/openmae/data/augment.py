@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import posterize, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
@@ -83,7 +83,18 @@ def _augmentation(text: str, size: tuple[int, int], mean: tuple[float, ...]) -> 
         "img_mean": tuple(min(255, round(255 * m)) for m in mean),
         "interpolation": Image.Resampling.BICUBIC,
     }
-    return rand_augment_transform(text, parameters)
+    made = rand_augment_transform(text, parameters)
+    for operation in made.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return made
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's, which asks for 0 bits at its strongest: black, as in the publication; Pillow 13
+    refuses that.
+    """
+    return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
 @contextlib.contextmanager
