@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import SUFFIXES, read_bytes
+from openmae.data.decode import read_bytes
 from openmae.data.names import Names
 from openmae.data.source import BytesSource
 from openmae.data.values import Decoding
@@ -50,46 +50,6 @@ def classes_of(paths: Iterable[str]) -> tuple[list[str], NDArray[np.int64] | Non
     names = sorted({name for name in first if name is not None})
     number = {name: i for i, name in enumerate(names)}
     return names, np.array([number[name] for name in first if name is not None], dtype=np.int64)
-
-
-def walk(root: Path) -> tuple[list[str], Counter[str], int]:
-    """Image files below the root in sorted order, a count of other suffixes, and of folders.
-    A linked folder counts once, under its own name where that lies below the root.
-    """
-    files: list[str] = []
-    others: Counter[str] = Counter()
-    seen: set[tuple[int, int]] = set()
-    stack, links = [""], []  # type: tuple[list[str], list[str]]
-    while stack or links:
-        if not stack:
-            stack.append(min(links))
-            links.remove(stack[0])
-        relative = stack.pop()
-        folder = root / relative
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = f"{relative}/{entry.name}" if relative else entry.name
-                if _leads_nowhere(entry):
-                    continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else stack).append(path)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                    if entry.is_file():
-                        files.append(path)
-                else:
-                    others[os.path.splitext(entry.name)[1].lower() or "(no suffix)"] += 1
-    return sorted(files), others, len(seen) - 1
-
-
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """A link to nothing, or to itself."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def missing(root: Path) -> str:
