@@ -1,0 +1,125 @@
+"""DICOM by pydicom, an extra: the first frame, in the units of its rescale slope and intercept."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+
+from openmae.data.header import Header, limit
+from openmae.data.values import Pixels
+from openmae.errors import DataError
+
+_KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def is_dicom(data: bytes) -> bool:
+    """By the letters behind the preamble."""
+    return data[128:132] == b"DICM"
+
+
+def read(data: bytes, gray: bool | None = None) -> Pixels:
+    """(H, W, 1) or (H, W, 3). float32 where the file has a rescale slope and intercept other than
+    1 and 0, otherwise its own type; MONOCHROME1 inverted; a palette as RGB.
+
+    Raises:
+        DataError: no image, too large, a compression that is not installed, or pydicom is missing.
+        Exception: whatever pydicom raises.
+    """
+    pydicom = _pydicom()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = pydicom.dcmread(io.BytesIO(data))
+        _require_image(found, len(data))
+        image = _frame(pydicom, found)
+        kind = str(found.PhotometricInterpretation)
+        if kind == "MONOCHROME1":
+            image = _inverted(image, found)
+        if kind == "PALETTE COLOR":
+            image = pydicom.pixels.apply_color_lut(image, found)
+        elif image.ndim == 2:
+            image = pydicom.pixels.apply_modality_lut(image, found) if _rescaled(found) else image
+    image = image.reshape(*image.shape[:2], -1)
+    image = image[..., :3] if image.shape[2] > 3 else image
+    return image.astype(np.float32) if image.dtype.kind == "f" else image
+
+
+def header(data: bytes) -> Header:
+    """Of the elements before the pixels.
+
+    Raises:
+        DataError: as for `read`.
+    """
+    pydicom = _pydicom()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = pydicom.dcmread(io.BytesIO(data))
+        _require_image(found, len(data))
+        bits, kind = int(found.BitsAllocated), str(found.PhotometricInterpretation)
+        colour = kind == "PALETTE COLOR" or int(found.SamplesPerPixel) > 1
+        name = f"{'u' if not int(found.get('PixelRepresentation', 0)) else ''}int{max(bits, 8)}"
+        if not colour and (_rescaled(found) or "PixelData" not in found):
+            name = "float32"
+        if kind == "PALETTE COLOR":
+            name = f"uint{int(found.RedPaletteColorLookupTableDescriptor[2])}"
+        return Header(int(found.Rows), int(found.Columns), 3 if colour else 1, name, "DICOM")
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError:
+        raise DataError('DICOM needs pydicom: pip install "openmae[dicom]"') from None
+    return pydicom
+
+
+def _require_image(found: Any, length: int) -> None:
+    if not any(name in found for name in _PIXELS):
+        raise DataError("a DICOM file without an image")
+    missing = [n for n in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel") if n not in found]
+    missing += ["PhotometricInterpretation"] if "PhotometricInterpretation" not in found else []
+    if missing:
+        raise DataError(f"a DICOM file without its {missing[0]}")
+    kind = str(found.PhotometricInterpretation)
+    if kind not in _KINDS and not kind.startswith("YBR"):
+        raise DataError(f"DICOM whose colours are {kind[:40]} is not read")
+    pixel = max(1, int(found.BitsAllocated) // 8) * int(found.SamplesPerPixel)
+    # pydicom rescales in float64
+    limit(int(found.Rows), int(found.Columns), 2 * pixel + (8 if _rescaled(found) else 0), length)
+
+
+def _frame(pydicom: Any, found: Any) -> Pixels:
+    """The first frame; only that one is decoded."""
+    try:
+        return pydicom.pixels.pixel_array(found, index=0)
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        syntax = found.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(found) else None
+        name = getattr(syntax, "name", "an unknown way")
+        if "plugin" in str(error) or "decoder" in str(error) or "package" in str(error):
+            raise DataError(
+                f"DICOM compressed by {name}, which pydicom has no decoder for here"
+            ) from None
+        raise
+
+
+def _inverted(image: Pixels, found: Any) -> Pixels:
+    """White is zero: the stored value v becomes (lowest + highest that can be stored) - v."""
+    bits = int(found.get("BitsStored", found.BitsAllocated))
+    if image.dtype.kind == "f":
+        return -image
+    if image.dtype.kind == "i":
+        return image.dtype.type(-1) - image
+    return image.dtype.type(2**bits - 1) - image
+
+
+def _rescaled(found: Any) -> bool:
+    if "ModalityLUTSequence" in found:
+        return True
+    slope, intercept = found.get("RescaleSlope"), found.get("RescaleIntercept")
+    return (slope is not None and float(slope) != 1) or (
+        intercept is not None and float(intercept) != 0
+    )
