@@ -39,6 +39,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "Write a model for the official code, Hugging Face, timm or openmae.",
     ),
     "export": ("openmae.config.convert:ExportConfig", "Write a model as ONNX or torch.export."),
+    "pack": (
+        "openmae.config.pack:PackConfig",
+        "Put images into few large files that are read much faster.",
+    ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
 """Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`.
