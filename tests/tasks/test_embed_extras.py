@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
 
 from openmae.cli import main
 from openmae.tasks.neighbours import duplicates, nearest, plane
@@ -19,13 +20,23 @@ VECTORS = np.random.default_rng(0).normal(size=(1500, 6)).astype(np.float32)
 
 def test_duplicates_are_all_pairs_above_the_threshold():
     vectors = VECTORS.copy()
-    vectors[1400] = 3 * vectors[7]
-    similar = cosine_similarity(vectors)
+    vectors[1400] = vectors[7]
+    similar = cosine_similarity(StandardScaler().fit_transform(vectors))
     expected = {(i, j) for i, j in zip(*np.nonzero(np.triu(similar, 1) >= 0.985), strict=True)}
     found = duplicates(vectors, 0.985)
     assert {(i, j) for i, j, _ in found} == expected
     assert found[0][:2] == (7, 1400)
     assert [s for *_, s in found] == sorted((s for *_, s in found), reverse=True)
+
+
+def test_a_common_part_makes_no_duplicates():
+    far = VECTORS + 100
+    assert (cosine_similarity(far) > 0.98).all()
+    assert len(duplicates(far, 0.98)) == len(duplicates(VECTORS, 0.98)) < 1000
+
+
+def test_images_that_are_all_the_same_are_duplicates():
+    assert [pair[:2] for pair in duplicates(np.ones((2, 4), np.float32), 0.98)] == [(0, 1)]
 
 
 def test_neighbours_are_scikit_learns():

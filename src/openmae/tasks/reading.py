@@ -156,7 +156,7 @@ def score(
         f"train {len(train):,}, test {len(test):,}, {len(train.classes)} classes"
         f" ({config.labels or config.data})",
     )
-    say("Score", f"{saying}; features: {pooling(config)}, {encoder.vit.embed_dim} numbers")
+    say("Score", f"{saying}; features: {pooling(config, encoder)}, {encoder.vit.embed_dim} numbers")
     if task == "knn" and config.pool == "cls" and isinstance(reader.loaded.model, MAE):
         warn("the class token of an MAE has no loss of its own: weak for k-NN. Or --pool mean")
     if dry_run:
@@ -167,7 +167,7 @@ def score(
     _tell(task, results)
     if folder is not None:
         what = {"model": reader.loaded.what, "data": config.data, "labels": config.labels}
-        how = {"how": saying, "features": pooling(config), **vector_of(config, encoder)}
+        how = {"how": saying, "features": pooling(config, encoder), **vector_of(config, encoder)}
         folder.write_json("results.json", {**results, **what, **how, **(about or {})})
         say("Out", f"{folder.path / 'results.json'}")
     return Results(results, folder.path if folder else None)
@@ -183,6 +183,9 @@ def _labelled(config: ScoreConfig, task: str, encoder: Encoder) -> tuple[Source,
     else:
         train, test = open_split(config.data, decoding, config.test_fraction, task)
         require_classes(train, task)
+    several = [name for name in train.classes if ";" in name or "|" in name]
+    if config.labels is not None and several:
+        warn(f"labels such as {several[0]!r} count as one class each (several: finetune only)")
     check_channels(train, encoder.in_chans)
     require_two(train, task)
     return train, test
@@ -267,18 +270,21 @@ def _tell(task: str, results: dict[str, Any]) -> None:
             say("", f"k {name.removeprefix(f'{task}_accuracy_k')}: {value:.1%}")
 
 
-def pooling(config: ReaderConfig) -> str:
+def pooling(config: ReaderConfig, encoder: Encoder) -> str:
     """Which vector of an image is read, in words."""
     what = "mean of patch tokens" if config.pool == "mean" else "class token"
     where = f" after block {config.layer}" if config.layer else ""
     norm = "after the final norm" if config.norm else "without the final norm"
+    if isinstance(encoder.vit.norm, nn.Identity):  # of a classifier by mean pool
+        norm = "no final norm in this model"
     return f"{what}{where}, {norm}"
 
 
 def vector_of(config: ReaderConfig, encoder: Encoder) -> dict[str, Any]:
     """The same for files: pool, layer (the number of a block, from 1) and norm."""
     layer = config.layer or len(encoder.vit.blocks)
-    return {"pool": config.pool, "layer": layer, "norm": "final" if config.norm else "none"}
+    has_norm = config.norm and not isinstance(encoder.vit.norm, nn.Identity)
+    return {"pool": config.pool, "layer": layer, "norm": "final" if has_norm else "none"}
 
 
 def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:

@@ -16,7 +16,7 @@ from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.models.encoder import Encoder, build_vit, create_arguments
 from openmae.weights.build import build
 from openmae.weights.encoderfile import is_own, load_encoder
-from openmae.weights.foreign import find
+from openmae.weights.foreign import Found, find
 from openmae.weights.methodfile import is_method, load_method, method_from
 
 
@@ -28,6 +28,7 @@ class Loaded:
     what: str
     run: Path | None
     notices: tuple[str, ...] = ()
+    found: Found | None = None  # what a file of another project is
 
     @property
     def encoder(self) -> Encoder:
@@ -92,7 +93,7 @@ def _load_foreign(
     path: Path, heads: int | None, decoder_heads: int | None, trust_source: bool
 ) -> Loaded:
     found = find(path, heads, decoder_heads, trust_source)
-    return Loaded(build(found), f"{path} ({found.kind})", None, found.notices)
+    return Loaded(build(found), f"{path} ({found.kind})", None, found.notices, found)
 
 
 def _load_run(path: Path, heads: int | None, decoder_heads: int | None) -> Loaded:

@@ -79,7 +79,9 @@ def _require_fit(encoder: Encoder, other: Encoder, source: str) -> None:
     first = (
         odd[0] if odd else "more blocks" if more else "heads" if heads[0] != heads[1] else "tokens"
     )
+    width, depth = other.vit.embed_dim, len(other.vit.blocks)
     raise UsageError(
-        f"--init {source} is {other.create['model_name']} and does not fit"
-        f" {encoder.create['model_name']} (first difference: {first})"
+        f"{source} is {other.create['model_name']} and does not fit"
+        f" {encoder.create['model_name']} (first difference: {first}).\nTo continue it: --dim"
+        f" {width} --depth {depth} --heads {heads[0]}, and --model if it has other tokens"
     )
