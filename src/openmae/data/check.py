@@ -1,19 +1,31 @@
-"""A look at the data before a run: sizes, channels, mean and deviation, unreadable files."""
+"""A look at the data before a run: sizes, channels, mean and deviation, unreadable files.
+
+What is measured of a file is kept until the file changes (openmae.data.survey), so that a second
+start reads no pixels.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
+from openmae.data.measure import Columns, statistics
 from openmae.data.sources import Source
-from openmae.data.values import auto_range
+from openmae.data.survey import Survey, survey
+from openmae.data.traits import BAD
+from openmae.data.values import Decoding, auto_range
+from openmae.data.workers import default_workers
 from openmae.errors import DataError
 
 LOOK = 2000  # images that a scan reads, evenly spaced
-_SIDE = 256  # pixels of a side that count towards mean and standard deviation
+_FEW = 500  # images: fewer teach a masked autoencoder little
+_MANY_BAD = 0.05  # of the images
+_PROCESSES = 256  # images from which on several processes look
 
 
 @dataclass
@@ -31,6 +43,10 @@ class Scan:
     types: Counter[str] = field(default_factory=Counter)
     value_range: tuple[float, float] | None = None
     extremes: tuple[float, float] | None = None
+    name: str = ""
+    constant: tuple[int, ...] = ()
+    """Channels, counted from 0, that have one value in all images that were looked at."""
+    bands: tuple[int, ...] = ()
 
     @property
     def short_side(self) -> int:
@@ -55,6 +71,38 @@ class Scan:
         seen = "" if self.extremes is None else " (found {:g} to {:g})".format(*self.extremes)
         return f"sizes {sizes}, {kinds} {types}, value range {low}:{high}{seen}"
 
+    def warnings(self) -> list[str]:
+        """What a run can go on with, and should not without a word; one line each."""
+        lines = []
+        if len(self.bad) > _MANY_BAD * self.looked:
+            lines.append(
+                f"{len(self.bad)} of {self.looked:,} images looked at cannot be read. Which, and"
+                f" why: openmae data check {shlex.quote(self.name)}"
+            )
+        deep = sorted(set(self.types) - {"uint8", "bool"})
+        if deep and len(deep) < len(self.types) and self.value_range is not None:
+            shallow = self.types["uint8"] + self.types["bool"]
+            low, high = (f"{v:g}" for v in self.value_range)
+            lines.append(
+                f"{shallow} of {self.looked:,} images are 8-bit, the others {' and '.join(deep)}:"
+                f" 8-bit values are scaled by 255, the others by {low}:{high}"
+            )
+        if self.constant:
+            lines.append(self._about_constant())
+        if self.count < _FEW:
+            lines.append(
+                f"{self.count} images: MAE features will be weak. Start from weights: --init RUN,"
+                " a run folder or an encoder file"
+            )
+        return lines
+
+    def _about_constant(self) -> str:
+        have = self.bands or tuple(range(len(self.mean)))
+        which = " ".join(str(have[c] + 1) for c in self.constant)
+        kept = [str(band + 1) for c, band in enumerate(have) if c not in self.constant]
+        text = f"channel {which} has one value in all {self.looked:,} images looked at"
+        return f"{text}. Without it: --bands {' '.join(kept)}" if kept else text
+
 
 def scan(
     source: Source,
@@ -71,30 +119,44 @@ def scan(
         DataError: nothing can be read, or the channels do not fit.
     """
     indices = sorted({int(i) for i in np.linspace(0, len(source) - 1, min(look, len(source)))})
-    found = Scan(len(source), len(indices))
-    for index in indices:
-        try:
-            height, width, count, kind, _ = source.header(index)
-        except DataError as error:
-            found.bad.append((source.path(index), str(error)))
-            continue
-        found.heights.append(height)
-        found.widths.append(width)
-        found.channels[len(source.decoding.bands) or count] += 1
-        found.types[kind] += 1
+    found = Scan(len(source), len(indices), name=source.name, bands=source.decoding.bands)
+    table = _read(source, indices, measure)
+    _sizes(found, source, indices, table)
     if not found.heights:
         path, reason = found.bad[0]
         raise DataError(
             f"None of {found.looked} images in {source.name} can be read. First: {path}: {reason}"
         )
     _require_channels(found, channels)
+    reads = replace(source.decoding, channels=channels, mean=None, std=None)
     if value_range is not None or set(found.types) - {"uint8", "bool"}:
-        found.value_range = value_range or _find_range(source, indices, found)
-        reads = replace(source.decoding, value_range=found.value_range, mean=None, std=None)
-        source = source.decoded(reads)
+        if value_range is None:
+            table = table if measure else _read(source, indices, True)
+            value_range = _find_range(source, table, found)
+        found.value_range = (float(value_range[0]), float(value_range[1]))
+        reads = replace(reads, value_range=found.value_range)
     if measure:
-        found.mean, found.std = _statistics(source, indices, found, channels)
+        _statistics(source, indices, table, found, reads)
     return found
+
+
+def _read(source: Source, indices: list[int], full: bool) -> Survey:
+    workers = default_workers() if len(indices) >= _PROCESSES else 0
+    plain = source.decoded(Decoding())  # as in the file: what is kept serves any run
+    return survey(plain, indices, full, workers, kind="look")[0]
+
+
+def _sizes(found: Scan, source: Source, indices: list[int], table: Survey) -> None:
+    bad = table.has(BAD)
+    for at, (index, reason) in enumerate(zip(indices, table.reasons, strict=True)):
+        row = table.rows[at]
+        if bad[at]:
+            found.bad.append((source.path(index), reason))
+        if row["height"]:  # the header of a broken image may be there
+            found.heights.append(int(row["height"]))
+            found.widths.append(int(row["width"]))
+            found.channels[len(source.decoding.bands) or int(row["channels"])] += 1
+            found.types[row["type"].decode()] += 1
 
 
 def check_channels(source: Source, channels: int) -> None:
@@ -134,61 +196,95 @@ def check_size(found: Scan, image_size: tuple[int, int]) -> None:
     )
 
 
-def _find_range(source: Source, indices: list[int], found: Scan) -> tuple[float, float]:
+def _find_range(source: Source, table: Survey, found: Scan) -> tuple[float, float]:
     """Of all images that were looked at and are not 8-bit."""
     lows, highs, letters = [], [], set()
-    listed = {path for path, _ in found.bad}
-    for index in indices:
-        if source.path(index) in listed:
+    for at, end in enumerate(table.ends.tolist()):
+        row = table.rows[at]
+        kind = np.dtype(row["type"].decode() or "uint8")
+        if not row["count"] or kind in (np.uint8, np.bool_):
             continue
-        try:
-            image = source.decoding.select(source.raw(index))
-        except DataError as error:
-            found.bad.append((source.path(index), str(error)))
-            continue
-        if image.dtype in (np.uint8, np.bool_):
-            continue
-        values = image[np.isfinite(image)] if image.dtype.kind == "f" else image
-        if values.size:
-            lows.append(float(values.min()))
-            highs.append(float(values.max()))
-            letters.add(image.dtype.kind)
+        stats = table.stats[end - row["count"] : end][: row["channels"]]
+        wanted = [b for b in source.decoding.bands or range(len(stats)) if b < len(stats)]
+        values = stats[wanted][np.isfinite(stats[wanted, Columns.LOW])]
+        if len(values):
+            lows.append(float(values[:, Columns.LOW].min()))
+            highs.append(float(values[:, Columns.HIGH].max()))
+            letters.add(kind.kind)
     if not lows:
-        path, reason = found.bad[-1] if found.bad else ("", "no values that are numbers")
-        raise DataError(f"None of {found.looked} images can be used. Last: {path}: {reason}")
+        raise DataError(f"no image of {source.name} has values that are numbers")
     found.extremes = (min(lows), max(highs))
     return auto_range(lows, highs, "f" if "f" in letters else "i")
 
 
 def _statistics(
-    source: Source, indices: list[int], found: Scan, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    total, square, count = np.zeros(channels), np.zeros(channels), 0
-    listed = {path for path, _ in found.bad}
-    for index in indices:
-        if source.path(index) in listed:
+    source: Source, indices: list[int], table: Survey, found: Scan, reads: Decoding
+) -> None:
+    """Mean, deviation and constant channels of the samples that `reads` would make."""
+    parts: list[NDArray[np.float64]] = []
+    bad = table.has(BAD)
+    for at, end in enumerate(table.ends.tolist()):
+        if bad[at]:
             continue
+        row, index = table.rows[at], indices[at]
+        stats = table.stats[end - row["count"] : end]
         try:
-            image = source[index]["image"]
+            parts.append(_of_sample(source, index, row, stats, reads))
         except DataError as error:
             found.bad.append((source.path(index), str(error)))
-            continue
-        step = max(1, min(image.shape[:2]) // _SIDE)
-        pixels = image[::step, ::step].reshape(-1, channels).astype(np.float64)
-        pixels = pixels / 255 if image.dtype == np.uint8 else pixels
-        total += pixels.sum(axis=0)
-        square += (pixels**2).sum(axis=0)
-        count += len(pixels)
-    if not count:
+    if not parts:
         path, reason = found.bad[-1]
         raise DataError(
             f"None of {found.looked} images in {source.name} can be read. Last: {path}: {reason}"
         )
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0))
-    constant = 1e-3 if found.value_range is None else 1e-7
-    std = np.where(std < constant, 1.0, std)  # constant channels stay finite
-    return tuple(_short(m) for m in mean), tuple(_short(s) for s in std)
+    mean, variance = moments(np.stack(parts))
+    std = np.sqrt(variance)
+    flat = std < (1e-3 if found.value_range is None else 1e-7)
+    found.constant = tuple(np.flatnonzero(flat).tolist())
+    std = np.where(flat, 1.0, std)  # constant channels stay finite
+    found.mean, found.std = tuple(map(_short, mean.tolist())), tuple(map(_short, std.tolist()))
+
+
+def _of_sample(
+    source: Source, index: int, row: np.void, stats: NDArray[np.float64], reads: Decoding
+) -> NDArray[np.float64]:
+    """Number, mean and sum of squares of each channel on the unit scale, (channels, 3).
+
+    Raises:
+        DataError: `reads` refuses the image.
+    """
+    have, kind = int(row["channels"]), np.dtype(row["type"].decode())
+    reads(np.zeros((1, 1, have), dtype=kind))  # refuses what it would refuse of the image
+    wanted = list(reads.bands or range(have))
+    if reads.channels == 1 and len(wanted) in (3, 4):
+        if reads.bands:  # gray of other bands than the first three: rare, and read again
+            stats = statistics(source.raw(index)[..., wanted])
+        chosen = stats[-1:]
+    else:
+        chosen = stats[wanted]
+        if len(chosen) == 1:
+            chosen = chosen.repeat(reads.channels or 1, axis=0)
+        chosen = chosen[: reads.channels]
+    if not chosen[:, Columns.COUNT].any():
+        raise DataError("no value is a number")
+    low, high = (0.0, 255.0) if kind in (np.uint8, np.bool_) else reads.value_range or (0.0, 1.0)
+    count, missing = chosen[:, Columns.COUNT], chosen[:, Columns.MISSING]
+    mean = (chosen[:, Columns.MEAN] - low) / (high - low)
+    squares = chosen[:, Columns.SQUARES] / (high - low) ** 2
+    # what is no number is read as the lower end, so it counts as zero
+    total = count + missing
+    squares = squares + mean**2 * count * missing / total
+    return np.stack([total, mean * count / total, squares], axis=1)
+
+
+def moments(parts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of each channel, from number, mean and sum of squared deviations of parts,
+    (N, channels, 3).
+    """
+    count, mean, squares = parts[..., 0], parts[..., 1], parts[..., 2]
+    total = count.sum(axis=0)
+    whole = (count * mean).sum(axis=0) / total
+    return whole, (squares + count * (mean - whole) ** 2).sum(axis=0) / total
 
 
 def _short(value: float) -> float:

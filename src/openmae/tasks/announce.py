@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from openmae.engine import checkpoint
-from openmae.engine.log import say
+from openmae.engine.log import say, warn
 from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.tasks.kind import Job, Kind
 
@@ -28,6 +28,8 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder) -> None
             f"{len(found.bad)} of {found.looked:,} looked at cannot be read (first {path}:"
             f" {reason})",
         )
+    for line in found.warnings():
+        warn(line)
     for head, text in kind.describe(job, method):
         say(head, text)
     accumulate = (
