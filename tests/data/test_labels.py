@@ -100,7 +100,8 @@ def test_a_table_may_know_the_folder_by_its_true_name(folder, tmp_path):
 
 MISTAKES = {
     "missing": (["path,label", "0.png,a", "IMG 01.jpg,b"], "1 of 2 names not found .first: IMG 01"),
-    "columns": (["file,label", "0.png,a"], "no column 'path'"),
+    "columns": (["name,label", "0.png,a"], "no column 'path'"),
+    "nearly": (["filenames,label", "0.png,a"], "Rename filenames"),
     "labels": (["path,labels", "0.png,a"], "Rename labels"),
     "empty label": (["path,label", "0.png,a", "2.png,"], "line 3 has no path or no label"),
     "twice": (["path,label", "0.png,a", "0.png,b"], "twice with different labels"),
@@ -119,6 +120,39 @@ def test_mistakes(name, folder):
     with pytest.raises(DataError, match=text) as error:
         labelled(str(folder), table(folder, lines[1:], lines[0]))
     assert "labels.csv" in str(error.value)
+
+
+def test_other_names_of_columns_and_other_tables(folder):
+    lines = [f"{n},{i % 2}" for i, n in enumerate(NAMES)]
+    expected = labelled(str(folder), table(folder, lines)).labels.tolist()
+    for head, mark in (
+        ("Image_Path,CLASS", ","),
+        ("file;category", ";"),
+        ("filename\tlabel", "\t"),
+    ):
+        path = table(folder, [line.replace(",", mark) for line in lines], head)
+        assert labelled(str(folder), path).labels.tolist() == expected
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    pq.write_table(
+        pa.table({"file": NAMES, "label": [i % 2 for i in range(10)]}), folder.parent / "l.parquet"
+    )
+    found = labelled(str(folder), str(folder.parent / "l.parquet"))
+    assert (found.classes, found.labels.tolist()) == (["0", "1"], expected)
+
+
+def test_val_beside_test_belongs_to_neither(folder):
+    words = ["train"] * 4 + ["val"] * 3 + ["test"] * 3
+    lines = [f"{n},{i % 2},{w}" for i, (n, w) in enumerate(zip(NAMES, words, strict=True))]
+    parts = open_labelled_split(str(folder), table(folder, lines, "path,label,split"))
+    assert [[p.path(i) for i in range(len(p))] for p in parts] == [
+        sorted(NAMES[:4]),
+        sorted(NAMES[7:]),
+    ]
+    lines = [f"{n},{i % 2},train" for i, n in enumerate(NAMES)]
+    with pytest.raises(DataError, match="needs both train and test"):
+        open_labelled_split(str(folder), table(folder, lines, "path,label,split"))
 
 
 def test_no_table(folder):

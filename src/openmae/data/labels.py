@@ -1,41 +1,22 @@
-"""Labels from a CSV instead of class folders: columns path, label and, if there is one, split."""
+"""Labels from a table instead of class folders: columns path, label and, if there is one, split."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openmae.data.folder import FolderSource
-from openmae.data.sources import TEST, TRAIN, Source, hash_split, open_source
+from openmae.data.source import Source
+from openmae.data.sources import hash_split, open_source, part_of
+from openmae.data.splits import split_codes
+from openmae.data.table import TableSource, read_rows
 from openmae.data.values import Decoding
-from openmae.errors import DataError, did_you_mean
+from openmae.errors import DataError
 
 _SEVERAL = (";", "|")  # between the labels of an image
-
-
-class LabelledSource(FolderSource):
-    """Files of a folder with labels from a table: (N,) int64, or (N, K) float32 of several."""
-
-    def __init__(
-        self,
-        root: Path,
-        files: Sequence[str],
-        table: np.ndarray[Any, Any],
-        names: list[str],
-        decoding: Decoding | None = None,
-    ) -> None:
-        super().__init__(root, files, decoding)
-        self.classes, self.table_labels = names, table
-
-    def row_line(self, row: int) -> str:
-        """Path, size and label, so that another label is another data set."""
-        assert self.table_labels is not None
-        return f"{super().row_line(row)}\t{self.table_labels[row].tolist()}"
 
 
 def open_labelled_split(
@@ -54,34 +35,31 @@ def open_labelled_split(
     whole, splits = _read(data, labels, decoding, multi_label)
     if not any(splits):
         return hash_split(whole, fraction)
-    odd = sorted({s for s in splits if s not in (*TRAIN, *TEST)})
-    if odd:
-        raise DataError(f"{labels}: split {odd[0]!r} should be train or test")
-    train = whole.subset([i for i, s in enumerate(splits) if s in TRAIN])
-    test = whole.subset([i for i, s in enumerate(splits) if s in TEST])
-    if not len(train) or not len(test):
+    if whole.table_splits is None:
         raise DataError(f"{labels}: the column split needs both train and test")
-    return train, test
+    return part_of(whole, "train"), part_of(whole, "test")
 
 
 def labelled(
     data: str, labels: str, decoding: Decoding | None = None, multi_label: bool = False
-) -> LabelledSource:
+) -> TableSource:
     """All images that the table names, whatever its splits."""
     return _read(data, labels, decoding, multi_label)[0]
 
 
 def _read(
     data: str, labels: str, decoding: Decoding | None, multi_label: bool
-) -> tuple[LabelledSource, list[str]]:
-    folder = open_source(data)
+) -> tuple[TableSource, list[str]]:
+    folder = open_source(data, split="all")
     if not isinstance(folder, FolderSource):
         raise DataError(f"--labels describes files: give their folder, not {data}")
-    rows = _rows(Path(labels).expanduser())
+    rows = read_rows(Path(labels).expanduser(), need=("label",))
+    texts = [rows.classes[k] if rows.classes else str(k) for k in rows.labels or ()]
+    lines = list(zip(rows.paths, texts, rows.splits or [""] * len(texts), strict=True))
     known, table_root = set(folder.files), Path(labels).expanduser().absolute().parent
     missing: list[str] = []
     found: dict[str, tuple[str, str]] = {}
-    for path, label, split in rows:
+    for path, label, split in lines:
         name = _below(path, folder.root, table_root, known)
         if name is None:
             missing.append(path)
@@ -91,52 +69,24 @@ def _read(
             found[name] = (label, split)
     if missing:
         raise DataError(
-            f"{labels}: {len(missing)} of {len(rows)} names not found (first: {missing[0]}). Paths"
-            f" are relative to {data} or to the csv"
+            f"{labels}: {len(missing)} of {len(lines)} names not found (first: {missing[0]}). Paths"
+            f" are relative to {data} or to the table"
         )
     files = sorted(found)
-    texts = [_labels_of(found[f][0], multi_label) for f in files]
-    names = sorted({t for parts in texts for t in parts})
+    several = [_labels_of(found[f][0], multi_label) for f in files]
+    names = sorted({t for parts in several for t in parts})
     if len(names) < 2:
         raise DataError(f"{labels}: only one class ({names[0] if names else 'none'}). Give >= 2")
     number = {name: i for i, name in enumerate(names)}
     if multi_label:
         table: np.ndarray[Any, Any] = np.zeros((len(files), len(names)), dtype=np.float32)
-        for row, parts in enumerate(texts):
+        for row, parts in enumerate(several):
             table[row, [number[p] for p in parts]] = 1
     else:
-        table = np.array([number[parts[0]] for parts in texts], dtype=np.int64)
-    source = LabelledSource(folder.root, files, table, names, decoding)
-    return source, [found[f][1] for f in files]
-
-
-def _rows(path: Path) -> list[tuple[str, str, str]]:
-    """(path, label, split) of each line."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            columns = {(c or "").strip().lower(): c for c in reader.fieldnames or []}
-            for name in ("path", "label"):
-                if name not in columns:
-                    near = did_you_mean(name, columns)
-                    hint = f" Rename {near[0]}?" if near else ""
-                    raise DataError(
-                        f"{path} has no column {name!r} in its first line (it has:"
-                        f" {', '.join(columns) or 'nothing'}).{hint}"
-                    )
-            at = [columns["path"], columns["label"], columns.get("split", "")]
-            rows = [tuple((row.get(c) or "").strip() for c in at) for row in reader]
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}") from None
-    empty = [number for number, row in enumerate(rows, 2) if not row[0] or not row[1]]
-    if empty:
-        raise DataError(
-            f"{path}: line {empty[0]} has no path or no label ({len(empty)} such lines)"
-        )
-    if not rows:
-        raise DataError(f"{path} has no lines below its first")
-    return [(a, b, c.lower()) for a, b, c in rows]
+        table = np.array([number[parts[0]] for parts in several], dtype=np.int64)
+    splits = [found[f][1] for f in files]
+    codes = split_codes(splits, labels)
+    return TableSource(folder.root, files, names, table, codes, decoding), splits
 
 
 def _below(path: str, root: Path, table_root: Path, known: set[str]) -> str | None:

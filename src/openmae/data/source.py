@@ -46,6 +46,7 @@ class Source(ABC):
         self.rows: NDArray[np.int64] = np.arange(count, dtype=np.int64)
         self.classes: list[str] = []
         self.table_labels: NDArray[Any] | None = None  # of the whole table, (N,) or (N, K)
+        self.table_splits: NDArray[np.int8] | None = None  # as in openmae.data.splits, (N,)
         self.table_weights: NDArray[np.float64] | None = None  # how often each is drawn, (N,)
 
     @abstractmethod
