@@ -8,14 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
+from openmae.data.arrays import open_array
 from openmae.data.decode import Header
-from openmae.data.folder import FolderSource, empty, missing, walk
+from openmae.data.folder import FolderSource, empty, missing
+from openmae.data.globs import open_glob
+from openmae.data.hub import open_hub
+from openmae.data.named import open_named
+from openmae.data.packed import open_packed
+from openmae.data.parquet import open_parquet
 from openmae.data.source import ArraySource, Sample, Source
+from openmae.data.splits import IN_TEST, IN_TRAIN, TEST, TRAIN
+from openmae.data.table import open_table
+from openmae.data.tar import open_shards, open_tar
 from openmae.data.values import Decoding, Pixels
+from openmae.data.walk import walk
+from openmae.data.zip import open_zip
 from openmae.errors import DataError
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
+ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".lzma", ".cab", ".ar")
 
 
 class Cached(Source):
@@ -63,29 +73,45 @@ def _open_folder(data: str, decoding: Decoding) -> Source | None:
     root = Path(data).expanduser()
     if not root.is_dir():
         return None
-    files, others, folders = walk(root)
-    if not files:
-        raise DataError(empty(data, others, folders))
-    return FolderSource(root, files, decoding)
+    found = walk(root)
+    if not found.files and found.others[".tar"]:
+        return open_shards(data, decoding)
+    if not found.files:
+        raise DataError(empty(data, found.others, found.folders))
+    return FolderSource(root, found.files, decoding)
 
 
-OPENERS: tuple[Callable[[str, Decoding], Source | None], ...] = (_open_folder,)
+OPENERS: tuple[Callable[[str, Decoding], Source | None], ...] = (
+    open_packed,
+    open_named,
+    open_hub,
+    open_tar,
+    open_zip,
+    open_glob,
+    open_array,
+    open_table,
+    open_parquet,
+    _open_folder,
+)
 """Asked in turn for the source that a user's words name; the first that is not None is it."""
 
 
 def open_source(data: str, decoding: Decoding | None = None, split: str = "train") -> Source:
-    """The source that a user's words name: "digits" (its training part) or a folder.
+    """The source that a user's words name: "digits", a folder, or what one of `OPENERS` knows.
+
+    `split` is the part of it, where it says which rows are for training: "train", "test" or "all"
+    (of the digits, training).
 
     Raises:
         DataError: no such folder, no images in it, or an archive.
     """
     decoding = decoding or Decoding()
     if data == "digits":
-        return open_split(data, decoding)[0 if split == "train" else 1]
+        return open_split(data, decoding)[split == "test"]
     for opener in OPENERS:
         found = opener(data, decoding)
         if found is not None:
-            return found
+            return part_of(found, split)
     root = Path(data).expanduser()
     if not root.exists():
         raise DataError(missing(root))
@@ -98,8 +124,8 @@ def open_source(data: str, decoding: Decoding | None = None, split: str = "train
 def open_split(
     data: str, decoding: Decoding | None = None, fraction: float = 0.2, task: str = "this command"
 ) -> tuple[Source, Source]:
-    """Training and test part: train/ and test/ (or val/) below the folder, or else a fixed split by
-    hash of the path.
+    """Training and test part: train/ and test/ (or val/) below the folder, or as the source itself
+    says, or else a fixed split by hash of the path.
 
     Raises:
         DataError: fewer than two classes, or different ones in the two parts.
@@ -121,9 +147,22 @@ def open_split(
                 f"{parts[0]} and {parts[1]} hold different class folders: {', '.join(odd)}"
             )
         return first, second
-    whole_folder = open_source(data, decoding)
-    require_classes(whole_folder, task)
-    return hash_split(whole_folder, fraction)
+    every = open_source(data, decoding, split="all")
+    if every.table_splits is None:
+        require_classes(every, task)
+        return hash_split(every, fraction)
+    first, second = part_of(every, "train"), part_of(every, "test")
+    for part in (first, second):
+        require_classes(part, task)
+    return first, second
+
+
+def part_of(source: Source, split: str) -> Source:
+    """The rows that a source itself says are for "train" or "test"; all if it does not say."""
+    if source.table_splits is None or split == "all":
+        return source
+    code = IN_TEST if split == "test" else IN_TRAIN
+    return source.subset(np.flatnonzero(source.table_splits[source.rows] == code))
 
 
 def hash_split(source: Source, fraction: float) -> tuple[Source, Source]:
@@ -141,16 +180,22 @@ def hash_split(source: Source, fraction: float) -> tuple[Source, Source]:
 
 
 def require_classes(source: Source, task: str) -> None:
-    """Raise DataError unless the source has at least two class folders."""
+    """Raise DataError unless the source has at least two classes, and each image one of them."""
+    folders = type(source) is FolderSource
+    what = "class folder" if folders else "class"
     if len(source.classes) < 2:
-        found = (
-            f"Only one class folder ({source.name}/{source.classes[0]})"
-            if source.classes
-            else "No class folders"
-        )
+        if source.classes:
+            name = f"{source.name}/{source.classes[0]}" if folders else source.classes[0]
+            found = f"Only one {what} ({name})"
+        else:
+            found = "No class folders" if folders else "No labels"
+        fix = "one folder for each class, with its images" if folders else "a label for each image"
+        raise DataError(f"{found} in {source.name}. {task} needs >= 2: {fix}")
+    without = int((source.labels < 0).sum())
+    if without:
         raise DataError(
-            f"{found} in {source.name}. {task} needs >= 2: one folder for each class, with its"
-            " images"
+            f"{without} of {len(source)} images in {source.name} have no label. {task} needs one"
+            " for each"
         )
 
 
