@@ -86,6 +86,8 @@ class Shards:
                 self._open[number] = file
                 if len(self._open) > _OPEN:
                     self._open.popitem(last=False)
+            if os.fstat(file.handle).st_size != shard.size:  # a new time alone is no new content
+                raise DataError(f"{shard.name} has changed since it was opened. Start again")
             return _pread(file.handle, start, count)
         except OSError as error:
             raise DataError(f"{shard.name}: {error.strerror or error}") from None
@@ -97,9 +99,6 @@ class _File:
     def __init__(self, shard: Shard) -> None:
         self.handle = -1
         self.handle = os.open(shard.where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        now = os.fstat(self.handle)
-        if (now.st_size, str(now.st_mtime_ns)) != (shard.size, shard.stamp):
-            raise DataError(f"{shard.name} has changed since it was opened. Start again")
 
     def __del__(self) -> None:
         if self.handle >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,23 +49,28 @@ class TarSource(ArchiveSource):
 
 
 def open_tar(data: str, decoding: Decoding | None = None) -> Source | None:
-    """The tar files that words name: one, a folder of them, a pattern, a range, here or elsewhere;
-    None when they name something else.
+    """The tar files that words name: one, a pattern, a range, here or elsewhere, or a folder of
+    them elsewhere; None when they name something else.
 
     Raises:
         DataError: compressed, broken, or without images.
     """
     refuse_compressed(data)
+    return None if os.path.isdir(os.path.expanduser(data)) else open_shards(data, decoding)
+
+
+def open_shards(data: str, decoding: Decoding | None = None) -> Source | None:
+    """As `open_tar`, or a folder here that holds them at any depth."""
     found = find_shards(data, ".tar")
     if found is None:
         return None
-    shards = Shards(found)
-    numbers = range(len(found))
+    shards, numbers = Shards(found), range(len(found))
+    keep = is_remote(data) or not inside(Path(data).expanduser())
     if is_remote(found[0].where):
         with ThreadPoolExecutor(8) as pool:
-            pairs = list(pool.map(lambda number: _index(shards, number), numbers))
+            pairs = list(pool.map(lambda number: _index(shards, number, keep), numbers))
     else:
-        pairs = [_index(shards, number) for number in numbers]
+        pairs = [_index(shards, number, keep) for number in numbers]
     if not any(len(index.names) for index, _ in pairs):
         raise DataError(no_images(public(data), [g for _, g in pairs if g is not None]))
     return TarSource(public(data), shards, [index for index, _ in pairs], decoding)
@@ -86,7 +92,7 @@ def refuse_compressed(data: str) -> None:
     )
 
 
-def _index(shards: Shards, number: int) -> tuple[Index, Gather | None]:
+def _index(shards: Shards, number: int, keep: bool) -> tuple[Index, Gather | None]:
     """Of one shard, from the cache or by reading its headers."""
     shard = shards.shards[number]
     key = key_of("tar", _VERSION, shard.where, shard.size, shard.stamp)
@@ -98,8 +104,7 @@ def _index(shards: Shards, number: int) -> tuple[Index, Gather | None]:
         return shards.read(number, start, count)
 
     index, gathered = index_tar(shard, read, _REMOTE if is_remote(shard.where) else _LOCAL)
-    beside = not is_remote(shard.where) and inside(Path(shard.where).parent)
-    if len(index.names) and shard.stamp and not beside:
+    if len(index.names) and shard.stamp and keep:
         arrays: dict[str, NDArray[Any]] = {"offsets": index.offsets, "sizes": index.sizes}
         arrays |= {"names": index.names.block, "name_ends": index.names.ends}
         arrays |= {"labels": index.labels.block, "label_ends": index.labels.ends}
