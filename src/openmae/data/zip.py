@@ -56,7 +56,7 @@ class Directory:
         names = np.array([len(i.orig_filename.encode(*_coding(i))) for i in infos], dtype=np.int64)
         stops = starts + _LOCAL_HEADER + names + self.packed
         self.state[(starts < 0) | (self.packed < 0) | (stops > end)] = OUTSIDE
-        self.state[_overlapping(starts, stops)] = OVERLAP
+        self.state[_overlapping(starts, stops) & (self.state == GOOD)] = OVERLAP
 
     def part(self, rows: NDArray[np.int64]) -> Directory:
         """Of these, in this order."""
