@@ -65,16 +65,14 @@ class TrainBatches(Dataset[Batch]):
         bad: list[tuple[str, str]] = []
         draws = self.transform.draws(first, self.rows)
         last: list[Any] = [-1, None]
-        rows = [self._row(first + slot, draws[slot], bad, last) for slot in range(self.rows)]
-        images = torch.stack([image for image, _ in rows])
-        paths = [sample["path"] for _, sample in rows]
-        return {
-            "image": images,
-            "path": paths,
-            "id": [sample["id"] for _, sample in rows],
-            "label": torch.from_numpy(np.stack([sample["label"] for _, sample in rows])),
-            "bad": bad,
-        }
+        images: list[Tensor] = []
+        told: Batch = {"path": [], "id": [], "label": []}
+        for slot in range(self.rows):
+            image, sample = self._row(first + slot, draws[slot], bad, last)
+            images.append(image)
+            _tell(sample, told)
+        told["label"] = torch.from_numpy(np.stack(told["label"]))
+        return told | {"image": torch.stack(images), "bad": bad}
 
     def _row(
         self, position: int, draws: NDArray[np.float64], bad: list[tuple[str, str]], last: list[Any]
@@ -110,6 +108,13 @@ class TrainBatches(Dataset[Batch]):
         return self.transform(image, draws), sample
 
 
+def _tell(sample: Sample, told: Batch) -> None:
+    """Keep what a batch says of an image; not the decoded image, of which a batch is large."""
+    told["path"].append(sample["path"])
+    told["id"].append(sample["id"])
+    told["label"].append(sample["label"])
+
+
 class EvalBatches(Dataset[Batch]):
     """The images of a source in order: `batches[i]` holds rows i * size and on; what cannot be read
     is left out.
@@ -122,7 +127,7 @@ class EvalBatches(Dataset[Batch]):
         return -(-len(self.source) // self.size)
 
     def __getitem__(self, number: int) -> Batch:
-        samples: list[Sample] = []
+        told: Batch = {"path": [], "id": [], "label": []}
         images: list[Tensor] = []
         bad: list[tuple[str, str]] = []
         for index in range(number * self.size, min((number + 1) * self.size, len(self.source))):
@@ -131,10 +136,9 @@ class EvalBatches(Dataset[Batch]):
             except DataError as error:
                 bad.append((self.source.path(index), str(error)))
                 continue
-            samples.append(sample)
             images.append(self._image(sample, index))
-        batch: Batch = {name: [s[name] for s in samples] for name in ("path", "id", "label")}
-        return batch | {"image": torch.stack(images) if images else None, "bad": bad}
+            _tell(sample, told)
+        return told | {"image": torch.stack(images) if images else None, "bad": bad}
 
     def _image(self, sample: Sample, index: int) -> Tensor:
         return self.transform(sample["image"])
