@@ -35,6 +35,7 @@ _COMMANDS = (
     "predict",
     "embed",
     "reconstruct",
+    "data_check",
     "inspect",
     "convert",
     "export",
@@ -47,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _COMMANDS:
-        return importlib.import_module("openmae.cli").python_call(name)
+        return importlib.import_module("openmae.cli").python_call(name.replace("_", " "))
     raise AttributeError(f"module 'openmae' has no attribute {name!r}")
 
 

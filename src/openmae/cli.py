@@ -35,7 +35,7 @@ PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
 WITH_RECIPE = ("pretrain", "finetune", "probe")
 WITH_CHANGE = ("pretrain", "finetune")
-NO_DRY_RUN = ("quickstart", "models", "inspect")
+NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 
 
 def _parameter(
@@ -120,10 +120,22 @@ def _build(task: str | None) -> App:
         version=__version__,
         help="Masked-autoencoder pretraining on your own images.",
     )
+    families: dict[str, App] = {}
     for name, (_, line) in TASKS.items():
         body = _run_task(name) if name == task else _named(line)
-        app.command(body, name=name)
+        *above, word = name.split()
+        for family in above:  # a command of two words
+            if family not in families:
+                families[family] = App(name=family, help=f"{name}: {line}")
+                app.command(families[family])
+        (families[above[0]] if above else app).command(body, name=word)
     return app
+
+
+def command_of(words: list[str]) -> str | None:
+    """The task that words ask for, also one of two words such as "data check"."""
+    two = " ".join([w for w in words if not w.startswith("-")][:2])
+    return two if two in TASKS else next((w for w in words if w in TASKS), None)
 
 
 def _named(line: str) -> Callable[[], None]:
@@ -162,13 +174,15 @@ def execute(
                 + (f" Did you mean {near[0]}?" if near else "")
             )
     config = resolve(model, given, base, spelling, source=options.recipe or "")
-    return importlib.import_module(f"openmae.tasks.{task}").run(
+    return importlib.import_module(f"openmae.tasks.{task.split()[-1]}").run(
         config, replace(options, spell=spelling)
     )
 
 
 def python_call(task: str) -> Callable[..., Any]:
-    """The function `openmae.<task>`, with the settings of the command as keyword arguments."""
+    """The function `openmae.<task>`, with the settings of the command as keyword arguments; of a
+    command of two words `openmae.data_check`.
+    """
     model = settings(task)
 
     def call(*positional: Any, **given: Any) -> Any:
@@ -189,7 +203,7 @@ def python_call(task: str) -> Callable[..., Any]:
         given = {k: _plain_paths(v) for k, v in given.items()}
         return execute(task, given, options, lambda name: f"{name} =")
 
-    call.__name__ = call.__qualname__ = task
+    call.__name__ = call.__qualname__ = task.replace(" ", "_")
     call.__doc__ = model.__doc__
     call.__signature__ = _python_signature(task)  # type: ignore[attr-defined]
     return call
@@ -231,7 +245,7 @@ def _python_signature(task: str) -> inspect.Signature:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the return value is the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    task = next((w for w in words if w in TASKS), None)
+    task = command_of(words)
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what is not UTF-8
@@ -278,16 +292,22 @@ def main(argv: list[str] | None = None) -> int:
 def _message(error: Exception, words: list[str]) -> str:
     if isinstance(error, OpenMAEError):
         return str(error)
-    if isinstance(error, UnknownOptionError) and words and words[0] in TASKS:
+    task = command_of(words)
+    known = task is not None and words[0] == task.split()[0]
+    if isinstance(error, UnknownOptionError) and known:
         option = error.token.keyword or error.token.value
         near = did_you_mean(option, [n for a in error.argument_collection for n in a.names])
-        hint = f" Did you mean {near[0]}?" if near else f" See openmae {words[0]} --help"
-        return f"{option} is not an option of {words[0]}.{hint}"
+        hint = f" Did you mean {near[0]}?" if near else f" See openmae {task} --help"
+        return f"{option} is not an option of {task}.{hint}"
     text = str(error).strip()
-    if words and words[0] not in TASKS and not words[0].startswith("-"):
-        near = did_you_mean(words[0], TASKS)
-        hint = f"did you mean {near[0]}?" if near else "no such command."
-        return f"{words[0]}: {hint} Commands: {', '.join(TASKS)}"
+    if words and not known and not words[0].startswith("-"):
+        family = any(name.startswith(f"{words[0]} ") for name in TASKS)
+        word = " ".join(words[:2]) if family else words[0]
+        near = [n for n in TASKS if n.endswith(f" {word}")] or did_you_mean(word, TASKS)
+        hint = "no such command."
+        if near:
+            hint = f"did you mean {'openmae ' if ' ' in near[0] else ''}{near[0]}?"
+        return f"{word}: {hint} Commands: {', '.join(TASKS)}"
     return text
 
 

@@ -132,7 +132,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
             words += [] if flag in words else [flag, word]
     if task in SLOW:
         words += ["--dry-run"]
-    return [task, *words]
+    return [*task.split(), *words]
 
 
 @pytest.fixture(scope="module")

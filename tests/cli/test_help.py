@@ -64,7 +64,7 @@ def test_help_names_every_command_with_a_line(cli):
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_help_of_a_command_names_every_setting(task, cli):
-    said = cli(task, "--help")
+    said = cli(*task.split(), "--help")
     assert said.code == 0
     assert said.err == ""
     for name in settings(task).model_fields:

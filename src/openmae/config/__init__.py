@@ -33,6 +33,10 @@ TASKS: dict[str, tuple[str, str]] = {
     "predict": ("openmae.config.finetune:PredictConfig", "Write the classes of images."),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
+    "data check": (
+        "openmae.config.check:CheckConfig",
+        "Say what a data set holds and what is wrong with it.",
+    ),
     "inspect": ("openmae.config.convert:InspectConfig", "Say what a checkpoint is."),
     "convert": (
         "openmae.config.convert:ConvertConfig",
@@ -45,7 +49,8 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
-"""Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`.
+"""Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`,
+of a command of two words the second: `openmae data check` is `openmae.tasks.check.run`.
 """
 
 

@@ -100,7 +100,7 @@ def _steps(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def survey(
     source: Source,
-    indices: Sequence[int],
+    indices: Sequence[int] | NDArray[np.int64],
     full: bool = True,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,

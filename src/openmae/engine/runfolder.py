@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from openmae.engine.tensorfile import write_text
+from openmae.engine.textfile import write_text
 from openmae.errors import StorageError
 
 CONFIG = "config.yaml"
