@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from archives import paths, photos, png, tar
 
-from openmae.data.members import clean
+from openmae.data.members import Gather, clean
 from openmae.data.sources import open_source
 
 
@@ -116,3 +116,13 @@ def test_training_and_test_part(tmp_path):
     source = open_source(str(tmp_path / "wds"))
     assert source.table_splits.tolist() == [0, 0, 1]
     assert open_source(str(tar(tmp_path / "y.tar", photos()))).table_splits is None
+
+
+def test_a_long_index_says_how_far_it_is(monkeypatch, capsys):
+    gathered = Gather("x.tar")
+    monkeypatch.setattr("openmae.data.members._PATIENCE", -1.0)
+    for i in range(8192 * 2):
+        gathered.add(f"{i}.txt", 0, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "openmae: indexing x.tar, 8,192 members so far"
+    assert len(lines) == 2

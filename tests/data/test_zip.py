@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from archives import folder, paths, photos, png, same, zipped
 
+from openmae.data import zip as module
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import TrainTransform
@@ -33,7 +34,8 @@ def test_names_labels_and_lines(tmp_path):
 
 
 def test_folders_written_by_windows(tmp_path):
-    source = open_source(str(zipped(tmp_path / "x.zip", {"b\\1.png": png(1), "a\\2.png": png(2)})))
+    files = {"b\\1.png": png(1), "a\\2.png": png(2)}
+    source = open_source(str(zipped(tmp_path / "x.zip", files)))
     assert paths(source) == ["x.zip/a/2.png", "x.zip/b/1.png"]
     assert source.classes == ["a", "b"]
 
@@ -69,6 +71,18 @@ def test_a_long_extra_field_before_the_data(tmp_path):
         info.extra = struct.pack("<HH", 0x7777, 4000) + bytes(4000)
         archive.writestr(info, png(1))
     assert open_source(str(tmp_path / "x.zip"))[0]["image"].shape == (9, 7, 3)
+
+
+def test_the_index_is_kept_until_the_zip_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENMAE_CACHE", str(tmp_path / "cache"))
+    first = open_source(str(zipped(tmp_path / "x.zip", {**photos(), "a/00.cls": b"k"})))
+    reads = module._directory
+    monkeypatch.setattr(module, "_directory", lambda *_: pytest.fail("read again"))
+    again = open_source(str(tmp_path / "x.zip"))
+    assert same(again, first)
+    assert list(again.listing()) == list(first.listing())
+    monkeypatch.setattr(module, "_directory", reads)
+    assert len(open_source(str(zipped(tmp_path / "x.zip", photos(5))))) == 5
 
 
 @pytest.mark.parametrize("workers", [2])

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.decode import SUFFIXES
 from openmae.data.folder import classes_of
+from openmae.data.memberindex import Index
 from openmae.data.names import Names
 from openmae.data.shards import Shards
 from openmae.data.source import BytesSource
@@ -31,26 +33,10 @@ MAX_MEMBER = 1 << 30  # bytes of an image in an archive
 MAX_MEMBERS = 10_000_000  # of one archive
 MAX_NAME = 1 << 15  # characters of one name
 MAX_NAMES = 1 << 30  # characters of the names of one archive
+_PATIENCE = 5.0  # seconds between lines that say how far a long index is
 LABELS = {".cls": 1 << 12, ".json": 1 << 20}  # bytes; a longer one is no label
 _CONTROL = dict.fromkeys((*range(32), 127), "_")  # they would end a line, or move a cursor
 _FIRST = (".jpg", ".jpeg", ".png")  # of several images of a sample
-
-
-class Index(NamedTuple):
-    """The images of one archive in its own order.
-
-    Attributes:
-        names: cleaned names, no two alike.
-        offsets, sizes: (n,) in bytes.
-        labels: as text, "" where there is none.
-        left_out: further images of samples (masks, thumbnails) that are not counted.
-    """
-
-    names: Names
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    labels: Names
-    left_out: int
 
 
 def clean(name: str) -> str:
@@ -66,6 +52,7 @@ class Gather:
         self.shard = shard
         self.others: Counter[str] = Counter()
         self.count = 0
+        self._told = time.monotonic()
         self._seen: dict[str, int] = {}
         self._images: list[tuple[str, int, int, int]] = []
         self._labels: dict[str, dict[str, str]] = {suffix: {} for suffix in LABELS}
@@ -84,6 +71,10 @@ class Gather:
                 f"{self.shard}: more than {MAX_MEMBERS:,} members, or endless names (at {offset})."
                 " Split it into shards"
             )
+        if self.count % 8192 == 0 and time.monotonic() - self._told > _PATIENCE:
+            self._told = time.monotonic()
+            text = f"openmae: indexing {self.shard}, {self.count:,} members so far"
+            print(text, file=sys.stderr, flush=True)
         name = clean(raw)
         if not regular:
             self.others["links or devices"] += 1

@@ -7,14 +7,11 @@ import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from openmae.data.cache import inside, key_of, read_arrays, write_arrays
-from openmae.data.members import ArchiveSource, Gather, Index, no_images
-from openmae.data.names import Names
+from openmae.data.cache import inside
+from openmae.data.memberindex import Index, read_index, write_index
+from openmae.data.members import ArchiveSource, Gather, no_images
 from openmae.data.remote import is_remote, public
 from openmae.data.shards import COMPRESSED, Shard, Shards, find_shards
 from openmae.data.source import Source
@@ -24,7 +21,6 @@ from openmae.errors import DataError
 BLOCK = 512
 MAX_EXTENDED = 1 << 20  # bytes of one extended header
 MAX_CHAIN = 16  # extended headers before one member
-_VERSION = 1  # of the index
 _LOCAL, _REMOTE = 1 << 14, 1 << 22  # bytes read at a time while indexing
 _MAGIC = {
     b"\x1f\x8b": "gzip (gunzip)",
@@ -95,42 +91,17 @@ def refuse_compressed(data: str) -> None:
 def _index(shards: Shards, number: int, keep: bool) -> tuple[Index, Gather | None]:
     """Of one shard, from the cache or by reading its headers."""
     shard = shards.shards[number]
-    key = key_of("tar", _VERSION, shard.where, shard.size, shard.stamp)
-    kept = _kept(key, shard) if shard.stamp else None
+    kept = read_index("tar", shard)
     if kept is not None:
-        return kept, None
+        return kept[0], None
 
     def read(start: int, count: int) -> bytes:
         return shards.read(number, start, count)
 
     index, gathered = index_tar(shard, read, _REMOTE if is_remote(shard.where) else _LOCAL)
-    if len(index.names) and shard.stamp and keep:
-        arrays: dict[str, NDArray[Any]] = {"offsets": index.offsets, "sizes": index.sizes}
-        arrays |= {"names": index.names.block, "name_ends": index.names.ends}
-        arrays |= {"labels": index.labels.block, "label_ends": index.labels.ends}
-        write_arrays(key, {**arrays, "left_out": np.array([index.left_out])})
+    if keep:
+        write_index("tar", shard, index)
     return index, gathered
-
-
-def _kept(key: str, shard: Shard) -> Index | None:
-    """The index in the cache, if it is one of this shard."""
-    found = read_arrays(key) or {}
-    try:
-        one = [found[k] for k in ("name_ends", "label_ends", "offsets", "sizes")]
-        blocks = [found[k] for k in ("names", "labels")]
-        left_out = int(found["left_out"][0])
-        fit = all(a.dtype == np.int64 and a.shape == one[0].shape for a in one)
-        fit = fit and all(b.dtype == np.uint8 and b.ndim == 1 for b in blocks)
-        fit = fit and one[0].ndim == 1 and len(one[0]) > 0
-        for ends, block in zip(one, blocks, strict=False):
-            fit = fit and ends[-1] == len(block) and bool((np.diff(ends, prepend=0) >= 0).all())
-        fit = fit and min(a.min() for a in one) >= 0 and (one[2] + one[3]).max() <= shard.size
-    except (KeyError, IndexError, ValueError, TypeError):
-        return None
-    if not fit:
-        return None
-    names, labels = Names.of(blocks[0], one[0]), Names.of(blocks[1], one[1])
-    return Index(names, one[2], one[3], labels, left_out)
 
 
 def index_tar(shard: Shard, read: Read, block: int = _LOCAL) -> tuple[Index, Gather]:

@@ -9,13 +9,15 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.members import MAX_MEMBER, ArchiveSource, Gather, Index, clean, no_images
+from openmae.data.memberindex import Index, read_index, write_index
+from openmae.data.members import MAX_MEMBER, ArchiveSource, Gather, clean, no_images
 from openmae.data.remote import public
 from openmae.data.shards import Shards, find_shards
 from openmae.data.source import Source
@@ -37,33 +39,27 @@ _REASONS = {
 }
 
 
-class Directory:
-    """What the directory of a zip says of its images, (n,) each.
+TYPES = {"packed": np.int64, "crc": np.uint32, "deflated": np.bool_, "state": np.uint8}
+"""What the directory of a zip says of an image beside its place and size: compressed size in bytes,
+checksum of the unpacked bytes, whether deflated or else stored, GOOD or why it is not read.
+"""
 
-    Attributes:
-        packed: compressed sizes in bytes.
-        crc: of the unpacked bytes.
-        deflated: or else stored.
-        state: GOOD, or why one is not read.
-    """
 
-    def __init__(self, infos: list[zipfile.ZipInfo], end: int) -> None:
-        self.packed = np.array([i.compress_size for i in infos], dtype=np.int64)
-        self.crc = np.array([i.CRC for i in infos], dtype=np.uint32)
-        self.deflated = np.array([i.compress_type == zipfile.ZIP_DEFLATED for i in infos], bool)
-        self.state = np.array([_state(i) for i in infos], dtype=np.uint8)
-        starts = np.array([i.header_offset for i in infos], dtype=np.int64)
-        names = np.array([len(i.orig_filename.encode(*_coding(i))) for i in infos], dtype=np.int64)
-        stops = starts + _LOCAL_HEADER + names + self.packed
-        self.state[(starts < 0) | (self.packed < 0) | (stops > end)] = OUTSIDE
-        self.state[_overlapping(starts, stops) & (self.state == GOOD)] = OVERLAP
-
-    def part(self, rows: NDArray[np.int64]) -> Directory:
-        """Of these, in this order."""
-        made = object.__new__(Directory)
-        made.packed, made.crc = self.packed[rows], self.crc[rows]
-        made.deflated, made.state = self.deflated[rows], self.state[rows]
-        return made
+def facts_of(infos: list[zipfile.ZipInfo], end: int) -> dict[str, NDArray[Any]]:
+    """Arrays (n,) of `TYPES`; `end` is the size of the zip."""
+    packed = np.array([i.compress_size for i in infos], dtype=np.int64)
+    state = np.array([_state(i) for i in infos], dtype=np.uint8)
+    starts = np.array([i.header_offset for i in infos], dtype=np.int64)
+    names = np.array([len(i.orig_filename.encode(*_coding(i))) for i in infos], dtype=np.int64)
+    stops = starts + _LOCAL_HEADER + names + packed
+    state[(starts < 0) | (packed < 0) | (stops > end)] = OUTSIDE
+    state[_overlapping(starts, stops) & (state == GOOD)] = OVERLAP
+    return {
+        "packed": packed,
+        "crc": np.array([i.CRC for i in infos], dtype=np.uint32),
+        "deflated": np.array([i.compress_type == zipfile.ZIP_DEFLATED for i in infos], dtype=bool),
+        "state": state,
+    }
 
 
 class ZipSource(ArchiveSource):
@@ -74,11 +70,13 @@ class ZipSource(ArchiveSource):
         name: str,
         shards: Shards,
         index: Index,
-        directory: Directory,
+        facts: Mapping[str, NDArray[Any]],
         decoding: Decoding | None = None,
     ) -> None:
         super().__init__(name, shards, [index], decoding)
-        self.directory = directory.part(self.order)
+        self.packed, self.crc, self.deflated, self.state = (
+            facts[name][self.order] for name in TYPES
+        )
 
     def row_bytes(self, row: int) -> bytes:
         """The bytes of the member, unpacked and compared with their checksum.
@@ -86,12 +84,10 @@ class ZipSource(ArchiveSource):
         Raises:
             DataError: it is encrypted, a bomb, overlaps another, or is damaged.
         """
-        known, size = self.directory, int(self.sizes[row])
-        state, packed = int(known.state[row]), int(known.packed[row])
-        if state != GOOD:
-            raise DataError(_REASONS[state])
-        data = _stored(self.shards, int(self.offsets[row]), packed)
-        return unpack(data, size, int(known.crc[row]), bool(known.deflated[row]))
+        if self.state[row] != GOOD:
+            raise DataError(_REASONS.get(int(self.state[row]), "damaged"))
+        data = _stored(self.shards, int(self.offsets[row]), int(self.packed[row]))
+        return unpack(data, int(self.sizes[row]), int(self.crc[row]), bool(self.deflated[row]))
 
 
 def unpack(data: bytes, size: int, crc: int, deflated: bool) -> bytes:
@@ -128,25 +124,31 @@ def open_zip(data: str, decoding: Decoding | None = None) -> Source | None:
         return None
     if len(found) > 1:
         raise DataError(f"{public(data)} names {len(found)} zip files. Give one, or tar shards")
-    shards, gathered = Shards(found), Gather(found[0].name)
-    infos = _directory(shards)
-    wanted: list[tuple[zipfile.ZipInfo, str]] = []
-    for info in infos:
-        if info.is_dir():
-            continue
-        name = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+    shards = Shards(found)
+    kept = read_index("zip", found[0], TYPES)
+    if kept is None:
+        kept = _index(shards, public(data))
+        write_index("zip", found[0], *kept)
+    return ZipSource(public(data), shards, *kept, decoding)
+
+
+def _index(shards: Shards, name: str) -> tuple[Index, dict[str, NDArray[Any]]]:
+    """From the directory of the zip, and from its members `.cls` and `.json`."""
+    shard = shards.shards[0]
+    gathered, files = Gather(shard.name), [i for i in _directory(shards) if not i.is_dir()]
+    wanted: list[tuple[zipfile.ZipInfo, str, str]] = []
+    for info in files:
+        member = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
         linked = stat.S_ISLNK(info.external_attr >> 16)
-        suffix = gathered.add(name, info.header_offset, info.file_size, not linked)
+        suffix = gathered.add(member, info.header_offset, info.file_size, not linked)
         if suffix is not None:
-            wanted.append((info, suffix))
-    for info, suffix in wanted:
-        gathered.label(info.filename, suffix, _read(shards, info))
+            wanted.append((info, member, suffix))
+    for info, member, suffix in wanted:
+        gathered.label(member, suffix, _read(shards, info))
     index, numbers = gathered.finish()
     if not len(index.names):
-        raise DataError(no_images(public(data), [gathered]))
-    files = [info for info in infos if not info.is_dir()]
-    directory = Directory(files, found[0].size).part(numbers)
-    return ZipSource(public(data), shards, index, directory, decoding)
+        raise DataError(no_images(name, [gathered]))
+    return index, {key: array[numbers] for key, array in facts_of(files, shard.size).items()}
 
 
 def _directory(shards: Shards) -> list[zipfile.ZipInfo]:
