@@ -1,15 +1,17 @@
 """Decodes mutated files, each in a child of its own with little memory; a program of the tests.
 
     python decoding_child.py COUNT SEED FILE...
+    python decoding_child.py describe FILE...
 
 Prints one line of JSON for each case that ended in another way than an array or DataError, and at
-last a summary. It is a program because the children are forked, and the tests' own process has
-threads.
+last a summary; or else what each file is, and the memory it took. It is a program because the
+children are forked, and the tests' own process has threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -18,7 +20,10 @@ import signal
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from openmae.data.decode import read_band_names, read_header, read_image
 from openmae.errors import DataError
@@ -79,25 +84,37 @@ def outcome(data: bytes) -> str:
     return "read" if same == (*image.shape, str(image.dtype)) else f"header {header} {image.shape}"
 
 
-def child(data: bytes, write: int) -> None:
+def describe(data: bytes) -> str:
+    """What a file decodes to, or why not, as JSON."""
+    try:
+        image = read_image(data)
+    except DataError as error:
+        return json.dumps({"outcome": "refused", "reason": str(error)})
+    digest = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:12]
+    about = {"shape": "x".join(map(str, image.shape)), "dtype": str(image.dtype)}
+    mean = float(image.mean(dtype=np.float64))
+    return json.dumps({"outcome": "read", **about, "mean": f"{mean:.4g}", "sha256": digest})
+
+
+def child(data: bytes, write: int, what: Callable[[bytes], str]) -> None:
     """Decode and report; never returns."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     try:
-        found = outcome(data)
+        found = what(data)
     except BaseException:
         found = "exception " + traceback.format_exc()[-1500:]
     os.write(write, found.encode()[:4000])
     os._exit(0)
 
 
-def run(data: bytes) -> tuple[str, int]:
+def run(data: bytes, what: Callable[[bytes], str] = outcome) -> tuple[str, int]:
     """The outcome of one file in a child, and its peak memory in kB."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
-        child(data, write)
+        child(data, write, what)
     os.close(write)
     _, status, usage = os.wait4(pid, 0)
     found = os.read(read, 4096).decode()
@@ -132,5 +149,16 @@ def main(count: int, seed: int, paths: list[str]) -> None:
     print(json.dumps({"summary": dict(tally), "peak_kb": peak}))
 
 
+def tell(paths: list[str]) -> None:
+    """One line for each file."""
+    for path in paths:
+        found, memory = run(Path(path).read_bytes(), describe)
+        about = json.loads(found) if found.startswith("{") else {"outcome": found}
+        print(json.dumps({"file": path, **about, "memory": memory}), flush=True)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    if sys.argv[1] == "describe":
+        tell(sys.argv[2:])
+    else:
+        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

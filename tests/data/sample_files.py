@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from io import BytesIO
 
@@ -148,3 +149,12 @@ def heic(image: Image.Image = SMOOTH, **options: object) -> bytes:
     stream = BytesIO()
     pillow_heif.from_pillow(image).save(stream, quality=-1, **options)
     return stream.getvalue()
+
+
+def patched(data: bytes, name: str, value: int) -> bytes:
+    """A TIFF whose tag says something else; LONG or SHORT."""
+    with tifffile.TiffFile(BytesIO(data)) as tiff:
+        tag = tiff.pages[0].tags[name]
+        size = {3: "<H", 4: "<I"}[int(tag.dtype)]
+        at = tag.valueoffset
+    return data[:at] + struct.pack(size, value) + data[at + struct.calcsize(size) :]

@@ -13,6 +13,7 @@ from openmae.data.values import Pixels
 from openmae.errors import DataError
 
 _KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -80,8 +81,7 @@ def _pydicom() -> Any:
 def _require_image(found: Any, length: int) -> None:
     if not any(name in found for name in _PIXELS):
         raise DataError("a DICOM file without an image")
-    missing = [n for n in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel") if n not in found]
-    missing += ["PhotometricInterpretation"] if "PhotometricInterpretation" not in found else []
+    missing = [name for name in _NEEDED if found.get(name) in (None, "")]
     if missing:
         raise DataError(f"a DICOM file without its {missing[0]}")
     kind = str(found.PhotometricInterpretation)

@@ -44,10 +44,12 @@ def read_avif(data: bytes, gray: bool | None = None) -> Pixels:
     """
     if _avif_bits(data) == 8:
         return picture.read(data, gray, ("AVIF",))
+    if b"moov" in data:  # imagecodecs 2026.3.6 damages its memory when asked for one of many
+        raise DataError("a moving AVIF of more than 8 bits is not read")
     about = picture.header(data, ("AVIF",))  # with its limits
     limit(about.height, about.width, 16, len(data))
     image = imagecodecs.avif_decode(data, numthreads=1)
-    image = image.reshape(*image.shape[-3:] if image.ndim > 2 else (*image.shape, 1))
+    image = image.reshape(*image.shape[:2], -1)
     turn = picture.orientation_of(data, ("AVIF",))
     return upright(image[..., :3] if image.shape[2] > 2 else image[..., :1], turn)
 
@@ -74,8 +76,11 @@ def read_heic(data: bytes, gray: bool | None = None) -> Pixels:
         Exception: whatever libheif raises.
     """
     found = _heic(data)
+    width, height = found.size
     image = np.asarray(found)
-    image = image.reshape(*image.shape[:2], -1)
+    if image.shape[:2] != (height, width):
+        raise DataError(f"{width}x{height} are announced, {image.shape[1]}x{image.shape[0]} coded")
+    image = image.reshape(height, width, -1)
     return image[..., :3] if image.shape[2] > 2 else image[..., :1]
 
 

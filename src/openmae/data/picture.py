@@ -68,7 +68,9 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
         found = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
         raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
-    limit(found.height, found.width, 3, len(data))
+    # a decoder's own memory: libwebp holds three canvases, a progressive CMYK all coefficients
+    weight = {"WEBP": 5, "JPEG": len(found.getbands())}.get(found.format or "", 3)
+    limit(found.height, found.width, max(3, weight), len(data))
     if found.mode not in _MODES:
         raise DataError(f"{found.format} with values of mode {found.mode} is not read")
     return found

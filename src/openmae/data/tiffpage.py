@@ -204,10 +204,12 @@ def _coloured(values: Pixels, page: Any) -> Pixels:
         raise DataError("a palette image without its palette")
     table = np.asarray(colours).T
     table = (table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
-    indices = values.astype(np.intp)
-    if indices.size and (indices.max() >= len(table) or indices.min() < 0):
+    if values.size and (int(values.max()) >= len(table) or int(values.min()) < 0):
         raise DataError("a palette image with values beyond its palette")
-    return table[indices]
+    image = np.empty((*values.shape, 3), dtype=np.uint8)
+    for row, indices in zip(image, values, strict=True):  # indices take 8 bytes each
+        row[...] = table[indices.astype(np.intp)]
+    return image
 
 
 def _name(value: Any) -> str:
