@@ -208,7 +208,7 @@ def test_a_file_of_many_gigabytes_is_not_read(tmp_path):
         read_bytes(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("kinds", ["png tif", pytest.param("jpg gif", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kinds", ["tif", pytest.param("png jpg gif", marks=pytest.mark.slow)])
 def test_large_pictures_take_less_than_a_gigabyte(tmp_path, kinds):
     """Just below the limit of pixels, from a few kilobytes."""
     large = Image.new("RGB", (9400, 9400), (10, 200, 30))
@@ -223,5 +223,5 @@ def test_large_pictures_take_less_than_a_gigabyte(tmp_path, kinds):
     for kind in kinds.split():
         (tmp_path / f"x.{kind}").write_bytes(make[kind]())
     found = describe(sorted(tmp_path.iterdir()))
-    assert [f["outcome"] for f in found] == ["read"] * 2
+    assert [f["outcome"] for f in found] == ["read"] * len(found)
     assert max(int(f["memory"]) for f in found) < GIGABYTE
