@@ -5,11 +5,12 @@ The rows are those of the table of mistakes in the project's notes on the user's
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +73,16 @@ def convert(make: str) -> Callable[[str, Words], Words]:
     return fix
 
 
-def zipped(images: Callable[..., Path]) -> None:
-    with zipfile.ZipFile("photos.zip", "w") as archive:
-        for path in images(Path("good")).iterdir():
-            archive.write(path, path.name)
+def compressed(images: Callable[..., Path]) -> None:
+    with tarfile.open("photos.tar.gz", "w:gz") as archive:
+        archive.add(images(Path("good")), "photos")
 
 
 def unpack(text: str, words: Words) -> Words:
-    folder = found(r"give the folder: (\S+)", text)
-    with zipfile.ZipFile("photos.zip") as archive:
-        archive.extractall(folder)
-    return [folder if w == "photos.zip" else w for w in words]
+    name = found(r"Run: gunzip -k (\S+),", text)
+    plain = found(r"then give (\S+) beside it", text)
+    Path(plain).write_bytes(gzip.decompress(Path(name).read_bytes()))
+    return [plain if w == name else w for w in words]
 
 
 def videos(images: Callable[..., Path]) -> None:
@@ -115,8 +115,8 @@ TABLE = [
     Mistake("2", videos, "pretrain photos --out new --steps 2", 3,
             ("photos has 0 images", "3 folders", "3 .heic", "1 .mp4", "JPEG or PNG"),
             convert("photos")),
-    Mistake("3", zipped, "pretrain photos.zip --out new --steps 2", 3,
-            ("photos.zip is an archive", "Unpack it"), unpack),
+    Mistake("3", compressed, "pretrain photos.tar.gz --out new --steps 2", 3,
+            ("photos.tar.gz is a compressed tar", "no random access"), unpack),
     Mistake("4", lambda images: images(Path("small"), 6, (28, 28)),
             "pretrain small --out new --steps 2 --image-size 224 --patch-size 16", 3,
             ("6 of 6 images", "32 px", "median 28", "--patch-size"),
