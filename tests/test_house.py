@@ -160,7 +160,8 @@ FORBIDDEN = re.compile(
 @pytest.mark.parametrize("name", NAMES)
 def test_no_code_from_data(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    found = [line for line in lines if FORBIDDEN.search(line)]
+    refused = "allow_pickle=False"  # NumPy's word for never reading one
+    found = [line for line in lines if FORBIDDEN.search(line.replace(refused, ""))]
     if name == READS_PICKLES:  # says that it never runs one, and reads with weights_only=True
         found = [line for line in found if "import" in line or "eval(" in line or "exec(" in line]
     assert found == []
@@ -169,4 +170,5 @@ def test_no_code_from_data(name):
 def test_forbidden_words_are_found():
     assert FORBIDDEN.search("import pickle")
     assert FORBIDDEN.search("x = eval(text)")
+    assert FORBIDDEN.search("np.load(path, allow_pickle=True)")
     assert not FORBIDDEN.search("model.eval()")

@@ -161,7 +161,7 @@ def _read_header(file: IO[bytes], where: str) -> _Header:
     """What an array in a file says of itself, from the beginning; the file is left at its values.
 
     Raises:
-        DataError: it is none, or one of Python objects, which only pickle could read.
+        DataError: it is none, or one of Python objects, which could run code.
     """
     start = file.read(12)
     if len(start) < 12 or start[:6] != _MAGIC:

@@ -95,7 +95,7 @@ def open_hub(data: str, decoding: Decoding) -> Source | None:
     else:
         return None
     parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
-    parts = {name: part for name, part in parts.items() if len(part)}
+    parts = {name: part.with_format(None) for name, part in parts.items() if len(part)}
     if not parts:
         raise DataError(f"{data} has no rows")
     features = next(iter(parts.values())).features

@@ -4,8 +4,8 @@
     cifar10:download   downloaded first, if need be
 
 They live in $OPENMAE_DATA_CACHE, or in torchvision/ of the user's cache folder. CIFAR comes as
-pickle files: torchvision reads them after it has found their checksums to be the published ones;
-no other pickle is ever read as data.
+serialised Python objects, which could run code: torchvision reads them only after it has found
+their checksums to be the published ones. No other data are read in such a way.
 """
 
 from __future__ import annotations
