@@ -215,6 +215,42 @@ def test_dicom_in_colour_and_refused():
         read_header(dicom(deep(H, W), Rows=None))
 
 
+def test_dicom_of_either_byte_order_and_over_a_tiff():
+    import pydicom
+
+    image = deep(H, W)
+    whole = dicom(image)
+    same(b"II*\0" + whole[4:], image[..., None])  # the preamble may be a TIFF's
+    found = pydicom.dcmread(io.BytesIO(whole))
+    found.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    found.PixelData = image.astype(">u2").tobytes()
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, found, little_endian=False, implicit_vr=False)
+    same(stream.getvalue(), image[..., None])
+
+
+def test_a_small_dicom_that_holds_a_large_jpeg():
+    import pydicom
+
+    found = pydicom.dcmread(io.BytesIO(dicom(smooth(), "RGB")))
+    for side, bound in (
+        (2000, "a frame of 4,000,000 pixels where 56x40 are announced"),
+        (40, None),
+    ):
+        part = by_pillow(SMOOTH.resize((side, side)), "JPEG") if bound else FILES["jpeg"]()
+        found.PixelData = pydicom.encaps.encapsulate([part])
+        found["PixelData"].VR = "OB"
+        found.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        found.PhotometricInterpretation = "YBR_FULL_422"
+        stream = io.BytesIO()
+        pydicom.dcmwrite(stream, found)
+        if bound is None:
+            assert np.abs(read_image(stream.getvalue()).astype(int) - smooth()).mean() < 3
+        else:
+            with pytest.raises(DataError, match=bound):
+                read_image(stream.getvalue())
+
+
 def test_heic():
     got = read_image(heic())
     assert np.abs(got.astype(int) - smooth()).mean() < 3

@@ -48,12 +48,12 @@ class _Reader(NamedTuple):
 _READERS = (
     _Reader(lambda data: data[:3] == jpeg.MAGIC, jpeg.read, jpeg.header),
     _Reader(lambda data: data[:8] == png.MAGIC, png.read, png.header),
+    _Reader(dicom.is_dicom, dicom.read, dicom.header),  # before TIFF: its preamble may be one
     _Reader(lambda data: data[:4] in tiff.MAGIC, tiff.read, tiff.header),
     _Reader(pnm.is_map, pnm.read, pnm.header),
     _Reader(lambda data: data.startswith(jpeg2000.MAGIC), jpeg2000.read, jpeg2000.header),
     _Reader(heif.is_avif, heif.read_avif, heif.header_avif),
     _Reader(heif.is_heic, heif.read_heic, heif.header_heic),
-    _Reader(dicom.is_dicom, dicom.read, dicom.header),
     _Reader(lambda data: True, picture.read, picture.header),
 )
 

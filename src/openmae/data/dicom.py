@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from openmae.data import jpeg, jpeg2000
 from openmae.data.header import Header, limit
 from openmae.data.values import Pixels
 from openmae.errors import DataError
@@ -36,16 +37,19 @@ def read(data: bytes, gray: bool | None = None) -> Pixels:
         found = pydicom.dcmread(io.BytesIO(data))
         _require_image(found, len(data))
         image = _frame(pydicom, found)
-        kind = str(found.PhotometricInterpretation)
-        if kind == "MONOCHROME1":
+        colours = str(found.PhotometricInterpretation)
+        if colours == "MONOCHROME1":
             image = _inverted(image, found)
-        if kind == "PALETTE COLOR":
+        if colours == "PALETTE COLOR":
             image = pydicom.pixels.apply_color_lut(image, found)
-        elif image.ndim == 2:
-            image = pydicom.pixels.apply_modality_lut(image, found) if _rescaled(found) else image
+        elif image.ndim == 2 and _rescaled(found):
+            image = pydicom.pixels.apply_modality_lut(image, found).astype(np.float32)
+    if int(found.BitsAllocated) == 1:
+        image = image * np.uint8(255)
     image = image.reshape(*image.shape[:2], -1)
     image = image[..., :3] if image.shape[2] > 3 else image
-    return image.astype(np.float32) if image.dtype.kind == "f" else image
+    kind = np.float32 if image.dtype.kind == "f" else image.dtype.newbyteorder("=")
+    return image.astype(kind, copy=False)
 
 
 def header(data: bytes) -> Header:
@@ -72,6 +76,7 @@ def header(data: bytes) -> Header:
 def _pydicom() -> Any:
     try:
         import pydicom
+        import pydicom.encaps
         import pydicom.pixels
     except ImportError:
         raise DataError('DICOM needs pydicom: pip install "openmae[dicom]"') from None
@@ -94,16 +99,34 @@ def _require_image(found: Any, length: int) -> None:
 
 def _frame(pydicom: Any, found: Any) -> Pixels:
     """The first frame; only that one is decoded."""
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated and "PixelData" in found:
+        frames = int(found.get("NumberOfFrames") or 1)
+        part = pydicom.encaps.get_frame(found.PixelData, 0, number_of_frames=frames)
+        _require_size(part, int(found.Rows), int(found.Columns))
     try:
         return pydicom.pixels.pixel_array(found, index=0)
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        syntax = found.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(found) else None
+    except (RuntimeError, NotImplementedError) as error:
+        if "missing" not in str(error) and "plugin" not in str(error):
+            raise
         name = getattr(syntax, "name", "an unknown way")
-        if "plugin" in str(error) or "decoder" in str(error) or "package" in str(error):
-            raise DataError(
-                f"DICOM compressed by {name}, which pydicom has no decoder for here"
-            ) from None
-        raise
+        text = "damaged, or needs pip install python-gdcm"
+        raise DataError(f"DICOM compressed by {name}: {text}") from None
+
+
+def _require_size(part: bytes, rows: int, columns: int) -> None:
+    """A frame that is itself a JPEG names its own size, which nothing else bounds."""
+    if part[:3] == jpeg.MAGIC:
+        about = jpeg.frame(part)
+        pixels = 0 if about is None else about.height * about.width
+        jpeg.require_few_scans(part, pixels)
+    elif part.startswith(jpeg2000.MAGIC):
+        size = jpeg2000.size(part)
+        pixels = size.height * size.width
+    else:
+        return
+    if pixels > max(4 * rows * columns, 65536):
+        raise DataError(f"a frame of {pixels:,} pixels where {columns}x{rows} are announced")
 
 
 def _inverted(image: Pixels, found: Any) -> Pixels:

@@ -87,6 +87,8 @@ def opened(data: bytes) -> Iterator[Any]:
 
 def find_planes(tiff: Any) -> Planes:
     """The first page, or the pages of a declared channel axis."""
+    if not len(tiff.pages):
+        raise DataError("a TIFF without pages")
     page = tiff.pages[0]
     if not any(getattr(tiff, f"is_{kind}", False) for kind in _DECLARE):
         return Planes(page)

@@ -30,6 +30,8 @@ _COMPRESSIONS = {
     34925: "LZMA",
     **dict.fromkeys((34926, 50000), "zstd"),
 }
+_SINGLE = ("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "bitspersample")
+_SINGLE += ("compression", "photometric", "planarconfig", "predictor", "sampleformat")
 _MAX_SEGMENTS = 131_072  # tiles or strips of an image
 
 
@@ -39,6 +41,9 @@ def require_bounded(page: Any, planes: int, length: int) -> None:
     Raises:
         DataError: too large, or a kind of page that is not read.
     """
+    for tag in _SINGLE:
+        if not isinstance(getattr(page, tag), int):
+            raise DataError(f"a TIFF with several values of {tag}")
     if page.dtype is None or page.bitspersample == 0 or page.samplesperpixel < 1:
         raise DataError(f"{page.bitspersample}-bit values of format {page.sampleformat}")
     if page.photometric not in (*_COLOURS, LINEAR_RAW):
