@@ -30,8 +30,10 @@ _COMPRESSIONS = {
     34925: "LZMA",
     **dict.fromkeys((34926, 50000), "zstd"),
 }
-_SINGLE = ("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "bitspersample")
-_SINGLE += ("compression", "photometric", "planarconfig", "predictor", "sampleformat")
+_SINGLE = (
+    *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "bitspersample"),
+    *("compression", "photometric", "planarconfig", "predictor", "sampleformat"),
+)  # tags that must not have several values
 _MAX_SEGMENTS = 131_072  # tiles or strips of an image
 
 
