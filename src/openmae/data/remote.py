@@ -153,7 +153,8 @@ def _at(url: str) -> tuple[Any, str]:
 
 
 def _needs(url: str, package: str) -> UsageError:
-    return UsageError(f"{url.split('://', 1)[0]}:// needs {package}: pip install {package}")
+    what = '"openmae[tables]"' if package == "fsspec" else package
+    return UsageError(f"{url.split('://', 1)[0]}:// needs {package}: pip install {what}")
 
 
 def _trying(action: Callable[[], T], url: str) -> T:
