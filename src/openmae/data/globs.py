@@ -15,7 +15,7 @@ from openmae.data.source import Source
 from openmae.data.values import Decoding
 from openmae.errors import DataError
 
-_WILD = re.compile(r"[*?[]")
+WILD = re.compile(r"[*?[]")
 
 
 def open_glob(data: str, decoding: Decoding) -> Source | None:
@@ -25,10 +25,10 @@ def open_glob(data: str, decoding: Decoding) -> Source | None:
     Raises:
         DataError: no such folder, or no image in it matches.
     """
-    if not _WILD.search(data) or "://" in data or os.path.lexists(Path(data).expanduser()):
+    if not WILD.search(data) or "://" in data or os.path.lexists(Path(data).expanduser()):
         return None
     parts = Path(data).expanduser().parts
-    fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
+    fixed = next(i for i, part in enumerate(parts) if WILD.search(part))
     root, pattern = Path(*parts[:fixed]), parts[fixed:]
     if not root.is_dir():
         raise DataError(missing(root))

@@ -28,7 +28,7 @@ from openmae.data.values import Decoding
 from openmae.errors import DataError
 
 FOLDER = "OPENMAE_DATA_CACHE"
-_DOWNLOAD = "download"
+DOWNLOAD = ":download"
 
 
 def cifar10(sets: Any, root: Path, download: bool) -> Source:
@@ -125,14 +125,14 @@ def open_named(data: str, decoding: Decoding) -> Source | None:
     Raises:
         DataError: it is not there, is damaged, or cannot be downloaded.
     """
-    name, _, option = data.partition(":")
+    name, colon, option = data.partition(":")
     if name not in NAMES or os.path.lexists(data):
         return None
-    if option not in ("", _DOWNLOAD):
-        raise DataError(f"{data}: only :{_DOWNLOAD} may stand behind the name of a standard set")
+    if colon + option not in ("", DOWNLOAD):
+        raise DataError(f"{data}: only {DOWNLOAD} may stand behind the name of a standard set")
     root = _folder(name)
     with contextlib.redirect_stdout(sys.stderr):  # its progress is no result
-        source = _load(name, root, option == _DOWNLOAD)
+        source = _load(name, root, download=bool(option))
     return source.decoded(decoding)
 
 
@@ -152,7 +152,7 @@ def _load(name: str, root: Path, download: bool) -> Source:
         text = f"{name} is not in {root}, or damaged"
         if "download=True" not in reason:
             text = f"{name} in {root} cannot be read: {reason}"
-        raise DataError(f"{text}. Get it: openmae pretrain {name}:{_DOWNLOAD} --dry-run") from None
+        raise DataError(f"{text}. Get it: openmae pretrain {name}{DOWNLOAD} --dry-run") from None
 
 
 def _folder(name: str) -> Path:

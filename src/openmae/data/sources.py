@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,9 @@ import numpy as np
 from openmae.data.arrays import open_array
 from openmae.data.decode import Header
 from openmae.data.folder import FolderSource, empty, missing
-from openmae.data.globs import open_glob
+from openmae.data.globs import WILD, open_glob
 from openmae.data.hub import open_hub
-from openmae.data.named import open_named
+from openmae.data.named import DOWNLOAD, open_named
 from openmae.data.packed import open_packed
 from openmae.data.parquet import open_parquet
 from openmae.data.source import ArraySource, Sample, Source
@@ -197,6 +200,17 @@ def require_classes(source: Source, task: str) -> None:
             f"{without} of {len(source)} images in {source.name} have no label. {task} needs one"
             " for each"
         )
+
+
+def short_name(data: str) -> str:
+    """What to call results on the data of a user's words, fit for the name of a folder."""
+    path = Path(data).expanduser()
+    if os.path.lexists(path):
+        return path.resolve().name or "data"
+    parts = [part for part in data.split("/") if part]
+    fixed = list(takewhile(lambda part: not WILD.search(part), parts))  # of a pattern
+    name = fixed[-1].removesuffix(DOWNLOAD) if fixed else ""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
 def _share(path: str) -> float:

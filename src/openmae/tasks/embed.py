@@ -36,7 +36,7 @@ def run(config: EmbedConfig, options: Options) -> Results:
     reader = open_reader(config)
     encoder = reader.loaded.encoder
     what = pooling(config, encoder)
-    source = open_source(config.data, decoding_of(encoder))
+    source = open_source(config.data, decoding_of(encoder), split="all")
     check_channels(source, encoder.in_chans)
     if options.dry_run:
         return dry()

@@ -100,10 +100,10 @@ def _open(config: EvaluateConfig, model: Classifier) -> Source:
         raise UsageError(f"{config.model} gives several labels an image: add --labels FILE.csv")
     root = Path(config.data).expanduser()
     parts = [n for n in ("train", "test", "val") if (root / n).is_dir()]
-    if config.data == "digits" or ("train" in parts and len(parts) > 1):
+    if "train" in parts and len(parts) > 1:
         source = open_split(config.data, reads)[1]
     else:
-        source = open_source(config.data, reads)
+        source = open_source(config.data, reads, split="test")
     require_classes(source, "evaluate")
     return source
 

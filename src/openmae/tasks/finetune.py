@@ -20,7 +20,7 @@ from openmae.data.augment import AugmentTransform
 from openmae.data.check import Scan, scan
 from openmae.data.labels import open_labelled_split
 from openmae.data.loader import Transform
-from openmae.data.sources import Source, open_split, require_classes
+from openmae.data.sources import Source, open_split, require_classes, short_name
 from openmae.data.subset import few_shot
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
@@ -92,7 +92,7 @@ class Finetuning(Kind):
     def default_out(self, config: FinetuneConfig) -> Path:
         model = Path(config.model).expanduser()
         root = model if (model / CONFIG).is_file() else Path("runs")
-        return root / f"finetune-{Path(config.data).expanduser().resolve().name}"
+        return root / f"finetune-{short_name(config.data)}"
 
     def default_recipe(self, config: FinetuneConfig, device_type: str) -> str:
         if config.data == "digits":

@@ -32,7 +32,7 @@ def run(config: PredictConfig, options: Options) -> Results:
     if not out.parent.is_dir():
         raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
     model, _ = open_classifier(config)
-    source = open_source(config.data, decoding_of(model.encoder))
+    source = open_source(config.data, decoding_of(model.encoder), split="all")
     check_channels(source, model.encoder.in_chans)
     if options.dry_run:
         return dry()

@@ -17,7 +17,7 @@ from openmae.config.training import pair, parse_range
 from openmae.data.check import Scan, check_size, scan
 from openmae.data.loader import Transform
 from openmae.data.mixed import MixedSource, parse_mix
-from openmae.data.sources import Source, hash_split, open_source, require_classes
+from openmae.data.sources import Source, hash_split, open_source, require_classes, short_name
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
 from openmae.data.weights import weigh
@@ -48,7 +48,7 @@ class Pretraining(Kind):
     architecture = ("model", "dim", "depth", "heads")
 
     def default_out(self, config: PretrainConfig) -> Path:
-        return Path(f"runs/{Path(config.data).resolve().name}").expanduser()
+        return Path("runs") / short_name(config.data)
 
     def default_recipe(self, config: PretrainConfig, device_type: str) -> str:
         return choose_recipe(config.data, device_type, len(open_source(config.data)))
@@ -171,9 +171,12 @@ def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source |
     try:
         fraction = float(config.val)
     except ValueError:
-        if config.val == config.data == "digits":
-            return source, open_source("digits", reads, split="test")
-        return _without(source, config), open_source(config.val, reads)
+        held_out = open_source(config.val, reads, split="test")
+        if config.val == config.data and (
+            config.val == "digits" or source.table_splits is not None
+        ):
+            return source, held_out
+        return _without(source, config), held_out
     if not 0 < fraction < 1:
         raise UsageError(f"--val {config.val}: give a folder, or a fraction between 0 and 1")
     return hash_split(source, fraction)
@@ -181,7 +184,8 @@ def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source |
 
 def _without(source: Source, config: PretrainConfig) -> Source:
     """The training images without those of a held-out folder that lies among them."""
-    root, inside = (Path(p or "").expanduser().resolve() for p in (config.data, config.val))
+    start = getattr(source, "root", config.data)  # of a table, its folder
+    root, inside = (Path(p or "").expanduser().resolve() for p in (start, config.val))
     if inside == root:
         raise UsageError(f"--val {config.val} is the training folder itself. Give a fraction: 0.05")
     if root not in inside.parents:

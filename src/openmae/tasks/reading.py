@@ -17,7 +17,7 @@ from openmae.config.evaluate import ReaderConfig, ScoreConfig
 from openmae.data.check import check_channels
 from openmae.data.labels import open_labelled_split
 from openmae.data.loader import EvalBatches, ViewBatches, loader
-from openmae.data.sources import Source, open_split, require_classes
+from openmae.data.sources import Source, open_split, require_classes, short_name
 from openmae.data.transforms import EvalTransform, ProbeTransform
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.features import Features, extract
@@ -289,7 +289,7 @@ def vector_of(config: ReaderConfig, encoder: Encoder) -> dict[str, Any]:
 
 def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:
     """Where a task writes: --out, or inside the run; nowhere for an encoder without a run."""
-    name = f"{task}-{Path(data).name or 'data'}"
+    name = f"{task}-{short_name(data)}"
     path = Path(out).expanduser() if out else loaded.run / name if loaded.run else None
     if path is None:
         return None
