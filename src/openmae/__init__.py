@@ -39,6 +39,7 @@ _COMMANDS = (
     "inspect",
     "convert",
     "export",
+    "pack",
 )
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]

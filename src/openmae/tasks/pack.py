@@ -14,7 +14,7 @@ import numpy as np
 from openmae.config.base import Options
 from openmae.config.pack import PackConfig
 from openmae.data.packcheck import verify
-from openmae.data.packed import PackedSource
+from openmae.data.packed import PackedSource, is_packed
 from openmae.data.packindex import BAD
 from openmae.data.packing import Packer, tidy
 from openmae.data.packjob import job_of, state_of
@@ -26,7 +26,7 @@ from openmae.engine.device import cpu_count
 from openmae.engine.log import duration, say, warn
 from openmae.engine.runfolder import Results, gigabytes
 from openmae.engine.signals import StopRequest
-from openmae.errors import STOPPED_EARLY, StorageError, UsageError
+from openmae.errors import STOPPED_EARLY, DataError, StorageError, UsageError
 
 _FEW = 500  # images that are not worth starting processes for
 _TRIED = 32  # images that are made to know how large all will be
@@ -200,6 +200,8 @@ def _verify(root: Path) -> Results:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} is no folder. Give one that openmae pack has written")
+        if not is_packed(folder):
+            raise DataError(f"{folder} is not packed, or not to the end. Pack it: openmae pack")
         packed = verify(folder, lambda done, total: None)
         say("Verified", f"{folder}: {packed.index.count:,} images, every byte as it was written")
         found = _results(packed, folder)
