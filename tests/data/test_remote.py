@@ -16,7 +16,8 @@ from openmae.data import remote
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import TrainTransform
-from openmae.errors import DataError, UsageError
+from openmae.data.values import Decoding
+from openmae.errors import DataError, StorageError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -199,10 +200,25 @@ def test_errors_of_reading(memory, monkeypatch, quick, error, words, tries):
         raise error
 
     monkeypatch.setattr(type(memory), "cat_file", fails)
-    with pytest.raises(DataError, match=re.escape(words)):
+    kind = StorageError if tries > 1 else DataError
+    with pytest.raises(kind, match=re.escape(words)):
         source[0]
     assert len(calls) == tries
     assert quick == list(remote.WAITS[: tries - 1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_lost_network_ends_a_run_and_replaces_no_image(memory, monkeypatch, quick, workers):
+    source = open_source("memory://bucket/one.tar", Decoding(3))
+
+    def fails(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr(type(memory), "cat_file", fails)
+    batches = TrainBatches(source, TrainTransform((8, 8)), 0, 4)
+    with pytest.raises(StorageError, match=r"^memory://bucket/one.tar cannot be reached") as error:
+        next(loader(batches, range(2), workers))
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_short_failure_is_tried_again(memory, monkeypatch, quick):

@@ -15,7 +15,7 @@ from openmae.data import remote
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import open_source
 from openmae.data.transforms import TrainTransform
-from openmae.errors import DataError
+from openmae.errors import DataError, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +124,6 @@ def test_a_server_that_is_away(quick):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    text = said(f"http://127.0.0.1:{port}/x.tar")
-    assert f"http://127.0.0.1:{port}/x.tar cannot be reached" in text
+    with pytest.raises(StorageError, match=f"http://127.0.0.1:{port}/x.tar cannot be reached"):
+        open_source(f"http://127.0.0.1:{port}/x.tar")
     assert quick == list(remote.WAITS)

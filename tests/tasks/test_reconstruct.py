@@ -135,3 +135,15 @@ def test_what_cannot_be_shown_is_said(words, code, says, models, classes, tmp_pa
     assert main(["reconstruct", *words, "-o", str(tmp_path / "x.png")]) == code
     assert says in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_sets_of_images_are_opened(run, trained, classes, tmp_path):
+    names = sorted(p.relative_to(classes).as_posix() for p in classes.rglob("*.png"))[:3]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path", *(str(classes / name) for name in names)]))
+    run("reconstruct", trained, table, "-o", tmp_path / "x.png")
+    images = np.stack([np.array(Image.open(classes / name)) for name in names])
+    np.save(tmp_path / "a.npy", images)
+    said = run("reconstruct", trained, tmp_path / "a.npy", "-o", tmp_path / "y.png", "--json")
+    assert (tmp_path / "y.png").exists()
+    assert said.count("masked-patch MSE") == 3

@@ -239,3 +239,18 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path):
     (tmp_path / "x.pth").touch()
     with pytest.raises(StorageError, match=r"x\.pth cannot be loaded: it is empty"):
         openmae.load(tmp_path / "x.pth")
+
+
+def test_the_mask_ratio_is_that_of_the_configuration(tmp_path):
+    assert openmae.load(folder(tmp_path / "x", {"mask_ratio": 0.5})).mask_ratio == 0.5
+    assert openmae.load(folder(tmp_path / "y", {"mask_ratio": "half"})).mask_ratio == 0.75
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [({"hidden_act": "relu"}, "activation relu"), ({"qkv_bias": False}, "no biases")],
+)
+def test_what_tensors_do_not_show_is_refused(config, text, tmp_path):
+    with pytest.raises(StorageError, match=text):
+        openmae.load(folder(tmp_path / "x", config))
+    assert openmae.load(folder(tmp_path / "y", {"hidden_act": "gelu", "qkv_bias": True}))

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from openmae.data.order import Order
 from openmae.data.sources import Sample, Source
 from openmae.data.values import Pixels
-from openmae.errors import DataError, MemoryLimitError
+from openmae.errors import DataError, MemoryLimitError, StorageError
 from openmae.randomness import words
 
 Batch = dict[str, Any]
@@ -181,8 +181,10 @@ def loader(
     atexit.register(end)  # an error may leave it alive until the interpreter ends
     try:
         yield from stream
-    except DataError as error:  # from a worker it comes wrapped in that worker's traceback
-        raise DataError(str(error).strip().splitlines()[-1].split("DataError: ", 1)[-1]) from None
+    except (DataError, StorageError) as error:  # from a worker, wrapped in that worker's traceback
+        kind = type(error)
+        text = str(error).strip().splitlines()[-1].split(f"{kind.__name__}: ", 1)[-1]
+        raise kind(text) from None
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise

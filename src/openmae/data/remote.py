@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from openmae.errors import DataError, UsageError
+from openmae.errors import DataError, StorageError, UsageError
 
 T = TypeVar("T")
 
@@ -99,6 +99,7 @@ def read(url: str, start: int, count: int) -> bytes:
 
     Raises:
         DataError: they cannot be had.
+        StorageError: the place cannot be reached.
     """
 
     def get() -> bytes:
@@ -169,7 +170,8 @@ def _trying(action: Callable[[], T], url: str) -> T:
             if said is not None:
                 raise DataError(said) from None
             if wait is None:
-                raise DataError(
+                # no DataError: a lost network must end a run, not count as images that are bad
+                raise StorageError(
                     f"{public(url)} cannot be reached: {_reason(error)}. Tried"
                     f" {len(WAITS) + 1} times: is the network there?"
                 ) from None

@@ -15,7 +15,7 @@ from openmae.config.evaluate import ReconstructConfig
 from openmae.data.check import check_channels
 from openmae.data.decode import decode
 from openmae.data.loader import EvalBatches, loader
-from openmae.data.sources import open_source
+from openmae.data.sources import SETS, open_source
 from openmae.data.transforms import EvalTransform
 from openmae.data.values import Decoding, Pixels
 from openmae.engine.device import resolve_device
@@ -117,7 +117,7 @@ def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
     found: list[tuple[str, Pixels]] = []
     for word in config.images:
         path = Path(word).expanduser()
-        if path.is_file():
+        if path.is_file() and path.suffix.lower() not in SETS:
             found.append((word, _decode(path, decoding)))
             continue
         source = open_source(word, decoding, split="test")

@@ -67,6 +67,7 @@ def _model(found: Found, name: str, shared: dict[str, Any]) -> MAE | Classifier 
             decoder_depth=sizes[1],
             decoder_heads=sizes[2],
             target=found.target or "norm_pixels",
+            mask_ratio=0.75 if found.hints.mask_ratio is None else found.hints.mask_ratio,
         )
     if arch.num_classes:
         told = found.hints.classes

@@ -113,6 +113,7 @@ def _recognise(raw: Raw, heads: int | None, decoder_heads: int | None) -> Found:
     if dropped:
         notices.append(f"not used: {printable(', '.join(dropped[:4]))[:160]}")
     told = hints(raw.config, raw.metadata)
+    _require_known(raw, told)
     arch = _architecture(raw, told, named, heads, decoder_heads, notices)
     target, reason = _target(raw, told, named)
     return Found(
@@ -131,6 +132,17 @@ def _require_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
     proj = next((t for n, t in tensors.items() if n.endswith("patch_embed.proj.weight")), None)
     if proj is not None and proj.ndim == 5:
         raise StorageError(f"{path} is a model of videos or volumes (3-D patches): not known here")
+
+
+def _require_known(raw: Raw, told: Hints) -> None:
+    """Refuse what the tensors do not show and a plain ViT does not have."""
+    if told.activation not in ("", "gelu"):
+        raise StorageError(
+            f"{raw.path} has the activation {printable(told.activation)[:40]} (config.json), a"
+            " plain vision transformer has gelu: its outputs would be wrong"
+        )
+    if raw.config.get("qkv_bias") is False:
+        raise StorageError(f"{raw.path} has no biases in its attention: not known here")
 
 
 def _folded_probe(named: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

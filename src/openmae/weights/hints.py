@@ -27,6 +27,8 @@ class Hints:
     classes: tuple[str, ...] = ()
     multi_label: bool = False
     norm_pixels: bool | None = None
+    mask_ratio: float | None = None
+    activation: str = ""
 
 
 def hints(config: object, metadata: Mapping[str, str]) -> Hints:
@@ -50,6 +52,8 @@ def hints(config: object, metadata: Mapping[str, str]) -> Hints:
         classes=_classes(own, timm),
         multi_label=own.get("problem_type") == "multi_label_classification",
         norm_pixels=target if isinstance(target, bool) else None,
+        mask_ratio=next(iter(_numbers([own.get("mask_ratio")], 0.01, 0.99) or ()), None),
+        activation=own["hidden_act"] if isinstance(own.get("hidden_act"), str) else "",
     )
 
 
