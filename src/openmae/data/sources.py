@@ -28,6 +28,9 @@ from openmae.data.walk import walk
 from openmae.data.zip import open_zip
 from openmae.errors import DataError
 
+SETS = (".csv", ".tsv", ".txt", ".parquet", ".npy", ".npz", ".tar", ".zip")
+"""Suffixes of files that hold or name many images."""
+
 ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".lzma", ".cab", ".ar")
 
 
