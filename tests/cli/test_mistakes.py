@@ -88,7 +88,7 @@ def unpack(text: str, words: Words) -> Words:
 def videos(images: Callable[..., Path]) -> None:
     for i in range(3):
         Path("photos", f"day{i}").mkdir(parents=True)
-        Path("photos", f"day{i}", "x.heic").touch()
+        Path("photos", f"day{i}", "x.psd").touch()
     Path("photos", "clip.mp4").touch()
     images(Path("good"))
 
@@ -113,7 +113,7 @@ TABLE = [
             ("photos/imgs does not exist", "photos has: images/ labels/", "Did you mean"),
             instead("photos/imgs", r"Did you mean (\S+)\?")),
     Mistake("2", videos, "pretrain photos --out new --steps 2", 3,
-            ("photos has 0 images", "3 folders", "3 .heic", "1 .mp4", "JPEG or PNG"),
+            ("photos has 0 images", "3 folders", "3 .psd", "1 .mp4", "JPEG or PNG"),
             convert("photos")),
     Mistake("3", compressed, "pretrain photos.tar.gz --out new --steps 2", 3,
             ("photos.tar.gz is a compressed tar", "no random access"), unpack),

@@ -146,10 +146,10 @@ def test_empty(tmp_path):
         f"{tmp_path} has 0 images (1 folders; found no files). Give the folder that holds the"
         " images"
     )
-    for name in ("a.dcm", "b.DCM", "c.txt"):
+    for name in ("a.psd", "b.PSD", "c.txt"):
         (tmp_path / name).touch()
     assert said(tmp_path) == (
-        f"{tmp_path} has 0 images (1 folders; found 2 .dcm, 1 .txt). Convert them to JPEG or PNG"
+        f"{tmp_path} has 0 images (1 folders; found 2 .psd, 1 .txt). Convert them to JPEG or PNG"
     )
 
 
