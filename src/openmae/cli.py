@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 
 from openmae import __version__
-from openmae.config import TASKS, Options, resolve, settings
+from openmae.config import TASKS, Options, command_of, no_command, resolve, settings
 from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
 from openmae.errors import (
@@ -112,30 +112,18 @@ def _run_task(task: str) -> Callable[..., Any]:
 
 
 def _build(task: str | None) -> App:
-    """The command line with the signature of the one task asked for; the others are names with a
-    line of help.
-    """
-    app = App(
-        name="openmae",
-        version=__version__,
-        help="Masked-autoencoder pretraining on your own images.",
-    )
-    families: dict[str, App] = {}
+    """The command line; the one task asked for has its signature, the others a line of help."""
+    about = "Masked-autoencoder pretraining on your own images."
+    app = App(name="openmae", version=__version__, help=about)
+    families = {"": app}
     for name, (_, line) in TASKS.items():
         body = _run_task(name) if name == task else _named(line)
-        *above, word = name.split()
-        for family in above:  # a command of two words
-            if family not in families:
-                families[family] = App(name=family, help=f"{name}: {line}")
-                app.command(families[family])
-        (families[above[0]] if above else app).command(body, name=word)
+        family, _, word = name.rpartition(" ")
+        if family not in families:  # of commands of two words
+            families[family] = App(name=family, help=f"{name}: {line}")
+            app.command(families[family])
+        families[family].command(body, name=word)
     return app
-
-
-def command_of(words: list[str]) -> str | None:
-    """The task that words ask for, also one of two words such as "data check"."""
-    two = " ".join([w for w in words if not w.startswith("-")][:2])
-    return two if two in TASKS else next((w for w in words if w in TASKS), None)
 
 
 def _named(line: str) -> Callable[[], None]:
@@ -155,8 +143,8 @@ def spell(name: str, model: type[Settings] | None = None) -> str:
 def _split(given: dict[str, Any]) -> tuple[dict[str, Any], Options, bool, bool]:
     """Settings, options of the command, --json and --debug."""
     as_json, debug = bool(given.pop("json", False)), bool(given.pop("debug", False))
-    allow = _names(given.pop("allow_change", None))
-    options = Options(given.pop("recipe", None), bool(given.pop("dry_run", False)), allow)
+    recipe, dry_run, allow = (given.pop(n, None) for n in ("recipe", "dry_run", "allow_change"))
+    options = Options(recipe, bool(dry_run), _names(allow))
     return given, options, as_json, debug
 
 
@@ -180,9 +168,7 @@ def execute(
 
 
 def python_call(task: str) -> Callable[..., Any]:
-    """The function `openmae.<task>`, with the settings of the command as keyword arguments; of a
-    command of two words `openmae.data_check`.
-    """
+    """The function `openmae.<task>`, with the settings of the command as keyword arguments."""
     model = settings(task)
 
     def call(*positional: Any, **given: Any) -> Any:
@@ -292,23 +278,15 @@ def main(argv: list[str] | None = None) -> int:
 def _message(error: Exception, words: list[str]) -> str:
     if isinstance(error, OpenMAEError):
         return str(error)
-    task = command_of(words)
-    known = task is not None and words[0] == task.split()[0]
+    known = (task := command_of(words)) is not None and words[0] == task.split()[0]
     if isinstance(error, UnknownOptionError) and known:
         option = error.token.keyword or error.token.value
         near = did_you_mean(option, [n for a in error.argument_collection for n in a.names])
-        hint = f" Did you mean {near[0]}?" if near else f" See openmae {task} --help"
-        return f"{option} is not an option of {task}.{hint}"
-    text = str(error).strip()
+        hint = f"Did you mean {near[0]}?" if near else f"See openmae {task} --help"
+        return f"{option} is not an option of {task}. {hint}"
     if words and not known and not words[0].startswith("-"):
-        family = any(name.startswith(f"{words[0]} ") for name in TASKS)
-        word = " ".join(words[:2]) if family else words[0]
-        near = [n for n in TASKS if n.endswith(f" {word}")] or did_you_mean(word, TASKS)
-        hint = "no such command."
-        if near:
-            hint = f"did you mean {'openmae ' if ' ' in near[0] else ''}{near[0]}?"
-        return f"{word}: {hint} Commands: {', '.join(TASKS)}"
-    return text
+        return no_command(words)
+    return str(error).strip()
 
 
 def entry() -> None:

@@ -5,8 +5,10 @@ is instant.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from openmae.config.base import Options, Settings, resolve
+from openmae.errors import did_you_mean
 
 TASKS: dict[str, tuple[str, str]] = {
     "quickstart": (
@@ -61,4 +63,21 @@ def settings(task: str) -> type[Settings]:
     return found
 
 
-__all__ = ["TASKS", "Options", "Settings", "resolve", "settings"]
+def command_of(words: Sequence[str]) -> str | None:
+    """The task that words ask for, also one of two words such as "data check"."""
+    two = " ".join([w for w in words if not w.startswith("-")][:2])
+    return two if two in TASKS else next((w for w in words if w in TASKS), None)
+
+
+def no_command(words: Sequence[str]) -> str:
+    """What to say of words that begin with no command: which one is near, and which there are."""
+    family = any(name.startswith(f"{words[0]} ") for name in TASKS)
+    word = " ".join(words[:2]) if family else words[0]
+    near = [n for n in TASKS if n.endswith(f" {word}")] or did_you_mean(word, TASKS)
+    hint = "no such command."
+    if near:
+        hint = f"did you mean {'openmae ' if ' ' in near[0] else ''}{near[0]}?"
+    return f"{word}: {hint} Commands: {', '.join(TASKS)}"
+
+
+__all__ = ["TASKS", "Options", "Settings", "command_of", "no_command", "resolve", "settings"]

@@ -168,7 +168,7 @@ def _neighbours(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[Any], NDAr
     Of two hashes cut into six parts alike, with ten errors or fewer, one part has at most one.
     """
     shift = 0
-    for bits in _BANDS:
+    for bits in _BANDS if len(hashes) else ():
         part = ((hashes >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
         shift += bits
         order = np.argsort(part, kind="stable")

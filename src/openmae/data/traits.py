@@ -8,12 +8,13 @@ import warnings
 from enum import IntFlag
 from typing import Any, NamedTuple
 
+import tifffile
 from PIL import Image
 
 from openmae.data import tiff
 
 _ORIENTATION, _GDAL_NODATA = 0x0112, 42113
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "PPM", "GIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF")
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -111,14 +112,14 @@ def _tiff(data: bytes) -> Traits:
     with tiff.opened(data) as found:
         planes = tiff.find_planes(found)
         page = planes.page
-        photometric = getattr(page.photometric, "name", str(page.photometric))
+        photometric = tifffile.PHOTOMETRIC(page.photometric).name or ""
         flags = {"PALETTE": Flag.PALETTE, "SEPARATED": Flag.CMYK}.get(photometric, Flag(0))
         if {1, 2} & {int(kind) for kind in page.extrasamples}:  # alpha, multiplied in or not
             flags |= Flag.ALPHA
         if getattr(page.tags.get(_ORIENTATION), "value", 1) in range(2, 9):
             flags |= Flag.TURNED
         stack = found.series[0]
-        if len(found.series) > 1 or stack.size > planes.count * page.size:
+        if len(found.series) > 1 or stack.size > planes.number * page.size:
             flags |= Flag.PAGES
         return Traits("TIFF", photometric, flags, _no_data(page))
 

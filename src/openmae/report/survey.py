@@ -13,6 +13,7 @@ from openmae.report.surveystyle import STYLE
 
 _MOST = 500  # lines of a list; the files beside the page have all
 _CLASSES = 40
+_WRAP = ("path", "is like", "reason")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -92,16 +93,17 @@ def _bars(rows: Iterable[tuple[str, int]]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> str:
-    """`numbers` columns at the end stand on the right; a head "reason" or "path" may wrap."""
+    """`numbers` columns at the end stand on the right; long words of `_WRAP` columns are broken."""
     words = len(heads) - numbers
+    marks = ["w" if h in _WRAP else "n" if i >= words else "k" for i, h in enumerate(heads)]
     top = "".join(
-        f"<th{' class=n' if i >= words else ''}>{_text(h)}</th>" for i, h in enumerate(heads)
+        f'<th class="{mark}">{_text(h)}</th>' for mark, h in zip(marks, heads, strict=True)
     )
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td{' class=n' if i >= words else ''}>{_text(value)}</td>"
-            for i, value in enumerate(row)
+            f'<td class="{mark}">{_text(value)}</td>'
+            for mark, value in zip(marks, row, strict=True)
         )
         + "</tr>"
         for row in rows[:_MOST]
@@ -123,12 +125,14 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
     ]
     shapes = ", ".join(f"{sizes[k]:,} {k}" for k in ("landscape", "portrait", "square") if sizes[k])
     long = f"; {sizes['long']:,} longer than 3:1" if sizes["long"] else ""
+    count = sizes["different"]
+    different = "All of one size" if count == 1 else f"{count:,} different sizes"
     bins = (
         (f"{b['from']:,} to {b['to'] - 1:,}" if b["to"] else f"{b['from']:,} and more", b["count"])
         for b in sizes["short_side_histogram"]
     )
     return (
-        f'<p>{shapes}{long}. {sizes["different"]:,} different sizes.</p><div class="two"><div>'
+        f'<p>{shapes}{long}. {different}.</p><div class="two"><div>'
         f"<h3>Pixels</h3>{_table(('', 'least', 'median', 'most'), rows, 3)}</div>"
         f"<div><h3>Short side, pixels</h3>{_bars(bins)}</div></div>"
     )
@@ -142,14 +146,15 @@ def _values(found: Mapping[str, Any]) -> str:
         rows = [
             (
                 f"{c + 1} {own[c]}" if own else c + 1,
-                *("-" if group[k][c] is None else f"{group[k][c]:.6g}" for k in _MOMENTS),
+                *("-" if group[k][c] is None else f"{group[k][c]:.5g}" for k in _MOMENTS),
             )
             for c in range(group["channels"])
         ]
         missing = f", {group['no_numbers']:.2%} are no numbers" if group["no_numbers"] else ""
-        title = f"{group['count']:,} images of {group['type']}{missing}"
+        plural = "" if group["channels"] == 1 else "s"
+        title = f"{group['count']:,} with {group['channels']} channel{plural} {group['type']}"
         heads = ("channel", "least", "most", "mean", "deviation")
-        blocks.append(f"<div><h3>{_text(title)}</h3>{_table(heads, rows, 4)}</div>")
+        blocks.append(f"<div><h3>{_text(title + missing)}</h3>{_table(heads, rows, 4)}</div>")
     counts = [
         f"<div><h3>{title}</h3>{_bars(found[key].items())}</div>"
         for title, key in (("Formats", "formats"), ("Modes", "modes"))
@@ -159,7 +164,7 @@ def _values(found: Mapping[str, Any]) -> str:
     if found["value_range"] is not None:
         low, high = found["value_range"]
         span = f"<p>Values of more than 8 bits are read on the range {low:.10g} to {high:.10g}.</p>"
-    return f'{span}<div class="two">{"".join(blocks)}{"".join(counts)}</div>'
+    return f'{span}<div class="two wide">{"".join(blocks)}{"".join(counts)}</div>'
 
 
 _MOMENTS = ("low", "high", "mean", "std")

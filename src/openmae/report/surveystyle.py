@@ -26,16 +26,19 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .card.bad b { color: var(--bad); }
 .card.warn b { color: var(--warn); }
 .two { display: grid; gap: .2rem 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
+.two.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .two > div { min-width: 0; }
 .scroll { overflow-x: auto; max-height: 26rem; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; min-width: 5rem; }
+  border-bottom: 1px solid var(--line); }
+.w { overflow-wrap: anywhere; min-width: 7rem; }
+.k { white-space: nowrap; }
 thead th { position: sticky; top: 0; background: var(--card); color: var(--soft);
   font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
-  padding-right: 0; padding-left: .7rem; min-width: 0; }
+  padding-right: 0; padding-left: .7rem; }
 .bars th { font-weight: 400; max-width: 14rem; min-width: 4rem; width: 1%; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; }
 .bars th, .bars td { border: 0; padding-top: .12rem; padding-bottom: .12rem; }
@@ -53,6 +56,7 @@ ul { margin: .3rem 0 .3rem 1.2rem; padding: 0; font-size: .9rem; max-height: 22r
   overflow-y: auto; }
 li { overflow-wrap: anywhere; }
 @media (max-width: 30rem) { main { padding: 1rem .7rem 2rem; } section { padding: .8rem; }
-  .cards { grid-template-columns: repeat(2, 1fr); } .bars th { max-width: 8rem; } }
+  .cards { grid-template-columns: repeat(2, 1fr); }
+  table { font-size: .82rem; } td.n, th.n { padding-left: .4rem; } .bars th { max-width: 8rem; } }
 @media print { .scroll, ul { max-height: none; overflow: visible; } }
 """

@@ -30,10 +30,11 @@ def lines(
     for number, group in enumerate(found["values"][:3]):
         yield "" if number else "Values", _values(group)
     if len(found["values"]) > 3:
-        yield "", f"and {len(found['values']) - 3} kinds more"
+        yield "", f"and {len(found['values']) - 3} more, see the report"
     if found["value_range"] is not None:
         low, high = found["value_range"]
         yield "", f"value range {low:g}:{high:g}, stated by --value-range"
+    yield from _mixed(found["values"])
     yield from _faults(found)
     yield "Twins", _twins(pairs, "the same file as another", "almost the same as another")
     if "leakage" in found:
@@ -100,6 +101,21 @@ def _values(group: Mapping[str, Any]) -> str:
     return text + (f"; channel {' '.join(dead)} constant" if dead and group["count"] > 1 else "")
 
 
+def _mixed(groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What one run cannot read together, or reads on scales that do not fit."""
+    main = groups[0]["channels"] if groups else 0
+    fits = {main, 1 if main == 3 else main, 3 if main == 1 else main}
+    others = sum(group["count"] for group in groups if group["channels"] not in fits)
+    if others:
+        total = sum(group["count"] for group in groups)
+        yield "Mixed", f"{others:,} of {total:,} have another number of channels: not one run"
+    kinds = sorted({group["type"] for group in groups})
+    deep = [kind for kind in kinds if kind not in ("uint8", "bool")]
+    if deep and len(kinds) > 1:
+        scale = "8-bit ones are scaled by 255" if len(deep) < len(kinds) else "one value range"
+        yield "" if others else "Mixed", f"types {', '.join(kinds)}: {scale}"
+
+
 def _row(values: Sequence[float | None]) -> str:
     return " ".join("-" if v is None else f"{v:.4g}" for v in values)
 
@@ -110,7 +126,7 @@ def _faults(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         kinds: dict[str, int] = {}
         for one in bad:
             kinds[one["kind"]] = kinds.get(one["kind"], 0) + 1
-        first = f"first {_name(bad[0]['path'])}: {bad[0]['reason'][:80]}"
+        first = f"first {_name(bad[0]['path'])}: {_name(bad[0]['reason'])}"
         yield "Bad", f"{len(bad):,} cannot be read: {_counts(kinds, 6)}; {first}"
     else:
         yield "Bad", "none: all can be read"
