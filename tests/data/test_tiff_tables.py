@@ -52,5 +52,5 @@ def test_a_tag_of_several_values():
     data = by_tifffile(deep(40, 50), compression="zlib", metadata=None)
     entry = data.index(b"\x03\x01\x03\0\x01\0\0\0")  # Compression: one SHORT
     data = data[: entry + 4] + b"\x40" + data[entry + 5 :]
-    with pytest.raises(DataError, match="^a TIFF with several values of compression$"):
+    with pytest.raises(DataError, match=r"^a TIFF with several values of compression$"):
         read_image(data)
