@@ -53,6 +53,7 @@ def test_a_good_set_is_not_warned_of(tmp_path, monkeypatch):
 def test_few_images(tmp_path):
     put(tmp_path, noise(4, 20, 20, 3))
     assert warned(tmp_path).startswith("4 images: MAE features will be weak. Start from weights")
+    assert look(tmp_path).warnings(pretraining=False) == []
 
 
 def test_mixed_depths(tmp_path):

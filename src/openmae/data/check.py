@@ -71,7 +71,7 @@ class Scan:
         seen = "" if self.extremes is None else " (found {:g} to {:g})".format(*self.extremes)
         return f"sizes {sizes}, {kinds} {types}, value range {low}:{high}{seen}"
 
-    def warnings(self) -> list[str]:
+    def warnings(self, pretraining: bool = True) -> list[str]:
         """What a run can go on with, and should not without a word; one line each."""
         lines = []
         if len(self.bad) > _MANY_BAD * self.looked:
@@ -89,7 +89,7 @@ class Scan:
             )
         if self.constant:
             lines.append(self._about_constant())
-        if self.count < _FEW:
+        if pretraining and self.count < _FEW:
             lines.append(
                 f"{self.count} images: MAE features will be weak. Start from weights: --init RUN,"
                 " a run folder or an encoder file"

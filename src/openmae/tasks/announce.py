@@ -28,7 +28,7 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder) -> None
             f"{len(found.bad)} of {found.looked:,} looked at cannot be read (first {path}:"
             f" {reason})",
         )
-    for line in found.warnings():
+    for line in found.warnings(kind.task == "pretrain"):
         warn(line)
     for head, text in kind.describe(job, method):
         say(head, text)
