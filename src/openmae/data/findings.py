@@ -1,4 +1,4 @@
-"""From what was measured of each image to what is said of a data set. Plain values, ready for JSON."""
+"""From what was measured of each image to what is said of a data set, ready for JSON."""
 
 from __future__ import annotations
 
