@@ -192,7 +192,7 @@ def test_mistakes(tmp_path, monkeypatch):
     said("split 'early' should be train or test")
     write(tmp_path / "a.parquet", 3)
     monkeypatch.setattr(columns, "_LARGEST", 10)
-    said("row group 0 unpacks to 0.0 GiB, at most 1 is read at random. Write the file with")
+    said("row group 0 unpacks to 0.0 GiB, at most 1 is read")
     monkeypatch.setattr(columns, "_ROWS", 2)
     said("says that it has 3 rows")
 

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.names import shown
 from openmae.data.source import Source
 from openmae.data.splits import IN_TEST, IN_TRAIN, numbered
 from openmae.data.values import Decoding, Pixels
@@ -176,8 +177,7 @@ def _read_header(file: IO[bytes], where: str) -> _Header:
         read = form.read_array_header_1_0 if old else form.read_array_header_2_0
         shape, _, dtype = read(file, max_header_size=_HEADER)
     except Exception as error:  # numpy parses it as Python, which fails in many ways
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{where} cannot be read: {reason}") from None
+        raise DataError(f"{where} cannot be read: {shown(error)}") from None
     if dtype.hasobject:
         raise DataError(
             f"{where} holds Python objects (images of different sizes?). Save them as image files"
@@ -204,7 +204,7 @@ def _open_npz(path: Path, decoding: Decoding) -> FileArrays:
     if not parts:
         raise DataError(
             f"{path} has no images under a known name ({', '.join(_IMAGES)}); it has:"
-            f" {', '.join(known) or 'nothing'}"
+            f" {shown(', '.join(known)) or 'nothing'}"
         )
     line = f"{path.name}\t{path.stat().st_size}"
     source = FileArrays(str(path), parts, line, decoding)
@@ -256,4 +256,4 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except _DAMAGE as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:160]}") from None
+        raise DataError(f"{path} cannot be read: {shown(error)}") from None

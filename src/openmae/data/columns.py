@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.names import shown
 from openmae.data.table import LABEL, PATH, SPLIT, Rows, find_column, no_column
 from openmae.errors import DataError, UsageError
 
@@ -55,14 +56,10 @@ def read_file(path: Path, do: Callable[[Any], T]) -> T:
         with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
             return do(file)
     except OSError as error:  # pyarrow raises its own kinds of it, and of ValueError
-        reason = error.strerror or _line(error)
+        reason = error.strerror or shown(error)
     except (pyarrow.ArrowException, ValueError) as error:
-        reason = _line(error)
+        reason = shown(error)
     raise DataError(f"{path} cannot be read: {reason}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def columns_of(path: Path) -> Columns:
@@ -131,12 +128,14 @@ def read_columns(path: Path, columns: Columns) -> Rows:
     if count > _ROWS:
         raise DataError(f"{path} says that it has {count:,} rows; at most {_ROWS:,} are read")
     wanted = [name for name in columns[1:4] if name]
-    table = read_file(path, lambda file: file.read(columns=wanted, use_threads=False))
 
-    def cells(name: str | None) -> list[Any] | None:
-        return None if name is None else field_of(table, name).to_pylist()
+    def read(file: Any) -> list[list[Any] | None]:
+        table = file.read(columns=wanted, use_threads=False)
+        return [
+            None if name is None else field_of(table, name).to_pylist() for name in columns[1:4]
+        ]
 
-    paths, labels, splits = (cells(name) for name in columns[1:4])
+    paths, labels, splits = read_file(path, read)
     return Rows(
         [""] * count if paths is None else [p or "" for p in paths],
         labels,
@@ -180,7 +179,7 @@ def field_of(table: Any, name: str) -> Any:
     return pc.struct_field(table.column(outer), field)
 
 
-def row_groups(path: Path, column: str) -> NDArray[np.int64]:
+def row_groups(path: Path) -> NDArray[np.int64]:
     """Rows of each row group, (G,).
 
     Raises:
@@ -188,13 +187,10 @@ def row_groups(path: Path, column: str) -> NDArray[np.int64]:
     """
 
     def count(file: Any) -> list[int]:
+        # not the sizes of single columns: pyarrow ends the process where a damaged file's are asked
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         for number, group in enumerate(groups):
-            size = sum(
-                part.total_uncompressed_size
-                for part in map(group.column, range(group.num_columns))
-                if part.path_in_schema == column
-            )
+            size = group.total_byte_size
             if size > _LARGEST:
                 raise DataError(
                     f"{path}: row group {number} unpacks to {size / 2**30:.1f} GiB, at most 1 is"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.decode import read_bytes
+from openmae.data.names import shown
 from openmae.data.source import BytesSource, Source
 from openmae.data.splits import IN_NEITHER, IN_TEST, IN_TRAIN, TEST, TRAIN
 from openmae.data.table import LABEL, Rows
@@ -66,7 +67,7 @@ class HubSource(BytesSource):
         try:
             cell = self.data[row][self.column] or {}
         except Exception as error:  # whatever a reader of damaged files raises
-            raise DataError(_line(error)) from None
+            raise DataError(shown(error)) from None
         if cell.get("bytes") is not None:
             found: bytes = cell["bytes"]
             return found
@@ -110,6 +111,8 @@ def _source(data: str, parts: Mapping[str, Any], decoding: Decoding) -> HubSourc
     datasets = _datasets(data)
     first = next(iter(parts.values()))
     image, label = _image_column(data, first.features), _label_column(first.features)
+    for part in parts.values():
+        _validate(data, part.data.table.select([n for n in (image, label) if n]))
     as_bytes = datasets.Image(decode=False)
     whole = datasets.concatenate_datasets(
         [part.select_columns([image]).cast_column(image, as_bytes) for part in parts.values()]
@@ -125,6 +128,16 @@ def _source(data: str, parts: Mapping[str, Any], decoding: Decoding) -> HubSourc
         source.classes, source.table_labels = Rows([], values, classes=names).numbered()
     source.table_splits = _splits(data, counts, source.labels)
     return source
+
+
+def _validate(data: str, table: Any) -> None:
+    """Arrow files are mapped as they are: a place in them that is not there would end the process.
+    Looks at the places, not at the images.
+    """
+    try:
+        table.validate(full=True)
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise DataError(f"{data} cannot be read: {shown(error)}") from None
 
 
 def _splits(data: str, counts: Mapping[str, int], labels: NDArray[Any]) -> NDArray[np.int8] | None:
@@ -193,7 +206,7 @@ def _from_disk(data: str) -> Any:
     try:
         return datasets.load_from_disk(str(Path(data).expanduser().absolute()))
     except Exception as error:  # damaged JSON or Arrow files raise what they like
-        raise DataError(f"{data} cannot be read: {_line(error)}") from None
+        raise DataError(f"{data} cannot be read: {shown(error)}") from None
 
 
 def _from_hub(data: str) -> Any:
@@ -205,7 +218,7 @@ def _from_hub(data: str) -> Any:
     try:
         return datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # of many packages below; each is one line here
-        kind, text = type(error).__name__, _line(error)
+        kind, text = type(error).__name__, shown(error)
         if "NotFound" in kind and "Entry" not in kind:
             text = "no such data set, or it needs a login (hf auth login)"
         elif isinstance(error, (ConnectionError, TimeoutError)) or _of_network(error):
@@ -223,10 +236,6 @@ def _of_network(error: Exception) -> bool:
     return (
         package in ("httpx", "requests", "aiohttp") or "LocalEntryNotFound" in type(error).__name__
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _datasets(word: str) -> Any:

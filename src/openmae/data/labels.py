@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from openmae.data.folder import FolderSource
+from openmae.data.names import shown
 from openmae.data.source import Source
 from openmae.data.sources import hash_split, open_source, part_of
 from openmae.data.splits import split_codes
@@ -64,19 +65,21 @@ def _read(
         if name is None:
             missing.append(path)
         elif name in found and found[name] != (label, split):
-            raise DataError(f"{labels}: {path} stands there twice with different labels")
+            raise DataError(f"{labels}: {shown(path)} stands there twice with different labels")
         else:
             found[name] = (label, split)
     if missing:
         raise DataError(
-            f"{labels}: {len(missing)} of {len(lines)} names not found (first: {missing[0]}). Paths"
-            f" are relative to {data} or to the table"
+            f"{labels}: {len(missing)} of {len(lines)} names not found"
+            f" (first: {shown(missing[0])}). Paths are relative to {data} or to the table"
         )
     files = sorted(found)
     several = [_labels_of(found[f][0], multi_label) for f in files]
     names = sorted({t for parts in several for t in parts})
     if len(names) < 2:
-        raise DataError(f"{labels}: only one class ({names[0] if names else 'none'}). Give >= 2")
+        raise DataError(
+            f"{labels}: only one class ({shown(names[0]) if names else 'none'}). Give >= 2"
+        )
     number = {name: i for i, name in enumerate(names)}
     if multi_label:
         table: np.ndarray[Any, Any] = np.zeros((len(files), len(names)), dtype=np.float32)

@@ -21,6 +21,7 @@ import numpy as np
 
 from openmae.data.arrays import FileArrays
 from openmae.data.cache import cache_folder
+from openmae.data.names import shown
 from openmae.data.source import Source
 from openmae.data.splits import split_codes
 from openmae.data.table import Rows, files_source
@@ -146,7 +147,7 @@ def _load(name: str, root: Path, download: bool) -> Source:
     except DataError:
         raise
     except Exception as error:  # torchvision has no type of its own for what is missing or damaged
-        reason = " ".join(str(error).split())[:160]
+        reason = shown(error)
         if download:
             raise DataError(f"{name} cannot be downloaded to {root}: {reason}") from None
         text = f"{name} is not in {root}, or damaged"

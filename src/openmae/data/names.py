@@ -57,3 +57,11 @@ class Names(Sequence[str]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def shown(text: object, most: int = 160) -> str:
+    """Words of a file, or of an error about it, for a message: on one line, without what would move
+    a cursor, and not too long.
+    """
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return plain if len(plain) <= most else f"{plain[: most - 4]} ..."

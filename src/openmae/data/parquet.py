@@ -71,6 +71,8 @@ class ParquetSource(BytesSource):
         group = int(np.searchsorted(ends, number, side="right"))
         before = int(ends[group - 1]) if group else 0
         column = self._groups.get(self.root / self.files[file], group, self.column)
+        if number - before >= len(column):
+            raise DataError("fewer rows than the file says")
         found: bytes | None = column[number - before].as_py()
         if found is None:
             raise DataError("no bytes in this row")
@@ -143,7 +145,7 @@ def open_parquet(data: str, decoding: Decoding) -> Source | None:
         raise DataError(f"{data} has no rows")
     if columns.image is None:
         return files_source(data, root, with_paths(path, rows), decoding)
-    groups = [row_groups(root / file, columns.image) for file in files]
+    groups = [row_groups(root / file) for file in files]
     unlike = all(rows.paths) and len(set(rows.paths)) == len(rows.paths)
     names = Names(rows.paths) if unlike else None
     source = ParquetSource(data, root, files, columns.image, groups, names, decoding)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.names import shown
 from openmae.errors import DataError
 
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
@@ -29,7 +30,7 @@ def split_codes(words: Sequence[str], where: str) -> NDArray[np.int8] | None:
     known = sorted(set(words))
     odd = [word for word in known if word not in (*TRAIN, *TEST)]
     if odd:
-        raise DataError(f"{where}: split {odd[0]!r} should be train or test")
+        raise DataError(f"{where}: split {shown(odd[0], 40)!r} should be train or test")
     return codes_of(words)
 
 

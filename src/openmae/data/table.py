@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.folder import FolderSource
+from openmae.data.names import shown
 from openmae.data.source import Source
 from openmae.data.splits import numbered, split_codes
 from openmae.data.values import Decoding
@@ -110,11 +111,11 @@ def files_source(name: str, root: Path, rows: Rows, decoding: Decoding | None) -
             if not _is_file(whole):
                 missing.append(text)
         elif (labels[at], splits[at]) != (labels[row], splits[row]):
-            raise DataError(f"{name}: {text} stands there twice with different labels")
+            raise DataError(f"{name}: {shown(text)} stands there twice with different labels")
     if missing:
         raise DataError(
-            f"{name}: {len(missing)} of {len(keep)} files not found (first: {missing[0]}). Paths"
-            f" are relative to {root}, or absolute"
+            f"{name}: {len(missing)} of {len(keep)} files not found (first: {shown(missing[0])})."
+            f" Paths are relative to {root}, or absolute"
         )
     kept = rows._replace(
         labels=rows.labels and [labels[i] for i in keep], splits=[splits[i] for i in keep]
@@ -170,7 +171,7 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> int | None:
 
 def no_column(path: Path, columns: Sequence[str], names: Sequence[str], where: str = "") -> str:
     """What to say of a column that is not there: what is, and which one may be meant."""
-    plain = [column.strip() for column in columns if column.strip()]
+    plain = [shown(column, 40) for column in columns if column.strip()]
     lower = {column.lower(): column for column in plain}
     near = [near for name in names for near in did_you_mean(name, lower)]
     hint = f" Rename {lower[near[0]]}?" if near else ""
@@ -209,7 +210,7 @@ def _read_csv(path: Path, need: Sequence[str]) -> Rows:
                 labels.append(sys.intern(label))  # a few words, many times
                 splits.append(sys.intern(split.lower()))
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {shown(error)}") from None
     if empty:
         what = "path or no label" if "label" in need else "path"
         raise DataError(f"{path}: line {empty[0]} has no {what} ({len(empty)} such lines)")
