@@ -28,7 +28,8 @@ from openmae.tasks.classification import (
     write_rows,
 )
 from openmae.tasks.decoding import decoding_of
-from openmae.tasks.reading import dry, nothing_left, result_folder
+from openmae.tasks.reading import dry
+from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.robustness import corruption_table, find_corruptions, summary
 from openmae.weights import Loaded, load_any
 

@@ -4,10 +4,8 @@ baselines.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,17 +15,18 @@ from openmae.config.evaluate import ReaderConfig, ScoreConfig
 from openmae.data.check import check_channels
 from openmae.data.labels import open_labelled_split
 from openmae.data.loader import EvalBatches, ViewBatches, loader
-from openmae.data.sources import Source, open_split, require_classes, short_name
+from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.transforms import EvalTransform, ProbeTransform
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
 from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
-from openmae.engine.runfolder import CONFIG, Results, RunFolder
-from openmae.errors import DataError, StorageError, UsageError
+from openmae.engine.runfolder import Results
+from openmae.errors import DataError, UsageError
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
 from openmae.tasks.arguments import require_order, require_two
 from openmae.tasks.decoding import decoding_of
+from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
 
@@ -226,18 +225,6 @@ def _compare(
     }
 
 
-@contextlib.contextmanager
-def nothing_left(folder: RunFolder | None) -> Iterator[None]:
-    """An error takes the folder of the result away again, if it is still empty."""
-    try:
-        yield
-    except BaseException:
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                folder.path.rmdir()
-        raise
-
-
 def dry() -> Results:
     """The answer of a task that was only to check everything."""
     say("Dry run", "everything fits; nothing was written")
@@ -285,20 +272,3 @@ def vector_of(config: ReaderConfig, encoder: Encoder) -> dict[str, Any]:
     layer = config.layer or len(encoder.vit.blocks)
     has_norm = config.norm and not isinstance(encoder.vit.norm, nn.Identity)
     return {"pool": config.pool, "layer": layer, "norm": "final" if has_norm else "none"}
-
-
-def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:
-    """Where a task writes: --out, or inside the run; nowhere for an encoder without a run."""
-    name = f"{task}-{short_name(data)}"
-    path = Path(out).expanduser() if out else loaded.run / name if loaded.run else None
-    if path is None:
-        return None
-    if (path / CONFIG).exists():
-        raise StorageError(
-            f"{path} is a run folder. Drop --out (the result then goes to {name} inside the run),"
-            " or give another"
-        )
-    if path.exists() and not path.is_dir():
-        raise StorageError(f"{path} is a file. Give another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    return RunFolder(path)

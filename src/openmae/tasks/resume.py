@@ -49,7 +49,8 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
     """
     now, changes, resolved = differences(kind, config, options, folder)
     source, held_out = kind.open_data(now, resolved)
-    same_data = require_same_data(source, resolved, options, folder)
+    other_draws = bool(set(changes) & {"sampling", "mix"})  # their weights are part of the data
+    same_data = require_same_data(source, resolved, options, folder, other_draws)
     device = resolve_device(now.device if "device" in changes else resolved["device"])
     fresh: dict[str, Any] = {"device": str(device), "images": len(source)}
     if not same_data:  # else the run's own hash stands: no second look at every file
@@ -72,11 +73,15 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
 
 
 def require_same_data(
-    source: Source, resolved: dict[str, Any], options: Options, folder: RunFolder
+    source: Source,
+    resolved: dict[str, Any],
+    options: Options,
+    folder: RunFolder,
+    allowed: bool = False,
 ) -> bool:
     """Whether the data are those of the run; DataError if not, unless that was allowed."""
     same = data_hash(source) == resolved["data_hash"]
-    if not same and "data" not in options.allow_change:
+    if not same and not allowed and "data" not in options.allow_change:
         raise DataError(_data_difference(source, folder, resolved["images"]))
     return same
 
