@@ -35,6 +35,7 @@ def test_out_inside_the_data_is_refused(say, photos):
         said = say("pack", photos, out)
         assert said.code == 2
         assert f"such as {photos}-packed" in said.err
+    assert say("pack", f"{photos}/a/*.jpg", photos / "a/packed").code == 2
     assert say("pack", photos, f"{photos}-packed").code == 0
 
 

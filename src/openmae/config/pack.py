@@ -21,8 +21,7 @@ class PackConfig(Settings):
     out: str | None = setting(None, "the folder to write", DATA, "free", positional=True)
     mode: Literal["auto", "jpeg", "lossless", "raw"] = setting(
         "auto",
-        "jpeg: 8-bit, made smaller; lossless: the files as they are; raw: decoded values; auto:"
-        " jpeg for photos larger than short-side, raw for arrays, else lossless",
+        "jpeg: smaller photos; lossless: files as they are; raw: decoded values; auto chooses",
         DATA,
         "free",
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from openmae.config.base import Options
 from openmae.config.pack import PackConfig
+from openmae.data.folder import FolderSource
 from openmae.data.packcheck import verify
 from openmae.data.packed import PackedSource, is_packed
 from openmae.data.packindex import BAD
@@ -95,6 +96,8 @@ def _require_only(out: Path, parts: list[str]) -> None:
 def _pack(
     config: PackConfig, options: Options, source: Source, out: Path, stop: StopRequest
 ) -> Results:
+    if type(source) is FolderSource:  # of a pattern too
+        _require_apart(str(source.root), out)
     form = _form(config, source)
     job = job_of(source, form)
     state = state_of(out, job)
