@@ -137,7 +137,7 @@ def test_few_groups_are_kept_and_none_travel(tmp_path, monkeypatch):
     source = open_source(write(tmp_path / "a.parquet", 12, group=2))
     read = []
     real = parquet.read_group
-    monkeypatch.setattr(parquet, "read_group", lambda *a: read.append(a[1]) or real(*a))
+    monkeypatch.setattr(parquet, "read_group", lambda *a: read.append(a[2]) or real(*a))
     assert values(source) == list(range(12))
     assert values(source.subset([3, 2, 11])) == [3, 2, 11]
     assert read == list(range(6))
@@ -149,6 +149,17 @@ def test_few_groups_are_kept_and_none_travel(tmp_path, monkeypatch):
     again = pickle.loads(pickle.dumps(source))
     assert len(again._groups._kept) == 0
     assert values(again) == list(range(12))
+
+
+def test_few_files_are_kept_open(tmp_path, monkeypatch):
+    for i in range(5):
+        write(tmp_path / f"{i}.parquet", 2, 2 * i)
+    monkeypatch.setattr(parquet, "_OPEN", 2)
+    monkeypatch.setattr(parquet, "_KEEP", 1)
+    source = open_source(str(tmp_path))
+    assert values(source) == list(range(10))
+    assert [p.name for p in source._groups._files] == ["3.parquet", "4.parquet"]
+    assert values(source.subset([0, 9, 4])) == [0, 9, 4]
 
 
 def test_only_the_columns_that_are_needed_are_read(tmp_path, monkeypatch):

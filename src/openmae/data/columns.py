@@ -6,9 +6,10 @@ metadata. Needs pyarrow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,27 +40,46 @@ class Columns(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def read_file(path: Path, do: Callable[[Any], T]) -> T:
-    """What a function makes of an open pyarrow.parquet.ParquetFile.
+def open_file(path: Path) -> Any:
+    """A pyarrow.parquet.ParquetFile, mapped; to be closed.
 
     Raises:
         UsageError: pyarrow is not installed.
-        DataError: the file cannot be read.
+        DataError: it is no Parquet file.
     """
     try:
         import pyarrow.parquet
     except ImportError:
         raise UsageError(f'{path} needs pyarrow: pip install "openmae[tables]"') from None
-    try:
+    with _reading(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"{path} is not a file")
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
-            return do(file)
-    except OSError as error:  # pyarrow raises its own kinds of it, and of ValueError
+        return pyarrow.parquet.ParquetFile(path, memory_map=True)
+
+
+def read_file(path: Path, do: Callable[[Any], T]) -> T:
+    """What a function makes of an open file.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        DataError: the file cannot be read.
+    """
+    with open_file(path) as file, _reading(path):
+        return do(file)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of pyarrow, which are kinds of these, in a line."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except OSError as error:
         reason = error.strerror or shown(error)
-    except (pyarrow.ArrowException, ValueError) as error:
-        reason = shown(error)
-    raise DataError(f"{path} cannot be read: {reason}")
+        raise DataError(f"{path} cannot be read: {reason}") from None
+    except (ArrowException, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {shown(error)}") from None
 
 
 def columns_of(path: Path) -> Columns:
@@ -201,15 +221,12 @@ def row_groups(path: Path) -> NDArray[np.int64]:
     return np.array(read_file(path, count), dtype=np.int64)
 
 
-def read_group(path: Path, group: int, column: str) -> Any:
-    """One row group of a column, a pyarrow.ChunkedArray; in this thread only, so that a forked
-    process may do it.
+def read_group(path: Path, file: Any, group: int, column: str) -> Any:
+    """One row group of a column of an open file, a pyarrow.ChunkedArray; in this thread only, so
+    that a forked process may do it.
 
     Raises:
         DataError: it cannot be read.
     """
-
-    def read(file: Any) -> Any:
+    with _reading(path):
         return field_of(file.read_row_group(group, columns=[column], use_threads=False), column)
-
-    return read_file(path, read)

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.columns import columns_of, read_columns, read_group, row_groups, with_paths
+from openmae.data.columns import (
+    columns_of,
+    open_file,
+    read_columns,
+    read_group,
+    row_groups,
+    with_paths,
+)
 from openmae.data.decode import SUFFIXES
 from openmae.data.names import Names
 from openmae.data.source import BytesSource, Source
@@ -24,6 +31,7 @@ from openmae.errors import DataError
 
 SUFFIX = ".parquet"
 _KEEP = 256 << 20  # bytes of row groups that a process keeps
+_OPEN = 64  # files that a process keeps open
 _PART = re.compile(rf"({'|'.join((*TRAIN, *TEST))})[-_.]")
 
 
@@ -91,8 +99,8 @@ class ParquetSource(BytesSource):
 
 
 class _Groups:
-    """The row groups that a process used last. A forked process begins without any; files are
-    opened for one group and closed again, so it shares no handle with its parent either.
+    """The files and row groups that a process used last. A forked process begins without any, so
+    that it shares no open file with its parent.
     """
 
     def __init__(self) -> None:
@@ -100,6 +108,7 @@ class _Groups:
 
     def _start(self) -> None:
         self._owner, self._bytes = os.getpid(), 0
+        self._files: OrderedDict[Path, Any] = OrderedDict()
         self._kept: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[_Groups], tuple[()]]:
@@ -111,13 +120,21 @@ class _Groups:
             self._start()
         key = (path, group)
         if key not in self._kept:
-            found = read_group(path, group, column)
+            found = read_group(path, self._file(path), group, column)
             self._bytes += found.nbytes
             while self._kept and self._bytes > _KEEP:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
             self._kept[key] = found
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._files:
+            while len(self._files) >= _OPEN:
+                self._files.popitem(last=False)[1].close()
+            self._files[path] = open_file(path)
+        self._files.move_to_end(path)
+        return self._files[path]
 
 
 def open_parquet(data: str, decoding: Decoding) -> Source | None:
