@@ -39,7 +39,7 @@ class FolderSource(BytesSource):
     def row_line(self, row: int) -> str:
         """Path and size."""
         path = self.files[row]
-        return f"{path}\t{os.stat(os.path.join(self.name, path)).st_size}"
+        return f"{path}\t{os.stat(os.path.join(self.root, path)).st_size}"
 
 
 def classes_of(paths: Iterable[str]) -> tuple[list[str], NDArray[np.int64] | None]:
