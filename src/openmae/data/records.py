@@ -186,7 +186,7 @@ def choose_mode(source: Source, headers: list[tuple[int, Header]], side: int) ->
         return "raw", "the source has arrays, not files"
     deep = next((h for _, h in headers if not fits_jpeg(h)), None)
     if deep is not None:
-        return "lossless", f"there are images of {deep.channels} channels of {deep.dtype}"
+        return "lossless", f"there are pixels of {deep.channels} x {deep.dtype}"
     half = median(min(h.height, h.width) for _, h in headers)
     if half > side:
         return "jpeg", f"8-bit, shorter side {half:g} px (median) above {side}"
