@@ -59,6 +59,7 @@ docs:
 
 bench: setup
 	$(BIN)/python benchmarks/throughput.py --device cpu --model vit_tiny_patch16_224 --batch-size 16 --repeats 5 --json benchmarks/results/throughput-cpu.json
+	$(BIN)/python benchmarks/loader.py $(if $(PHOTOS),--photos $(PHOTOS)) --json benchmarks/results/loader-cpu.json
 
 clean:
 	rm -rf $(VENV) .venv-transformers-* build dist .pytest_cache .mypy_cache .ruff_cache
