@@ -201,7 +201,7 @@ def test_a_deep_file_among_8_bit_ones_is_named_and_replaced(tmp_path, run, sized
     run("pretrain", data, "--channels", 1, "--out", tmp_path / "a", *sized("--steps", 2))
     Image.fromarray(deep(0, "uint16", 1)[..., 0]).save(data / "zz.png")
     found = run("embed", tmp_path / "a", data, "-o", tmp_path / "x.npz", "--workers", 0)
-    assert "zz.png: uint16 values, others are 8-bit. Give --value-range" in found
+    assert "zz.png: uint16 values where 8-bit ones are read (pretrain --value-range)" in found
 
 
 def test_the_bands_that_are_shown():
