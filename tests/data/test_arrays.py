@@ -73,7 +73,7 @@ def test_types(tmp_path, kind):
     if kind in ("u1", "?"):
         assert source[3]["image"].dtype == np.uint8
         return
-    with pytest.raises(DataError, match="Give --value-range"):
+    with pytest.raises(DataError, match="where 8-bit ones are read"):
         source[3]
     read = source.decoded(Decoding(3, value_range=(0, 127)))[3]["image"]
     np.testing.assert_allclose(read, array[3].astype(float) / 127, rtol=1e-6)

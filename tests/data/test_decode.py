@@ -186,7 +186,7 @@ def refusal(path) -> str:
 def test_sixteen_bit_png_needs_a_value_range(tmp_path, channels):
     image = deep(9, 13, channels)
     (tmp_path / "x.png").write_bytes(imagecodecs.png_encode(image))
-    assert refusal(tmp_path / "x.png") == "uint16 values where 8-bit ones are read (pretrain --value-range)"
+    assert refusal(tmp_path / "x.png").startswith("uint16 values where 8-bit ones are read")
     assert header(tmp_path / "x.png") == (9, 13, channels, "uint16", "PNG")
     got = decode(tmp_path / "x.png", Decoding(channels, value_range=(0, 65535)))
     assert got.dtype == np.float32

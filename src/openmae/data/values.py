@@ -63,7 +63,9 @@ class Decoding:
         if self.value_range is not None:
             image = unit_scale(image, self.value_range)
         elif image.dtype != np.uint8:
-            raise DataError(f"{image.dtype} values where 8-bit ones are read (pretrain --value-range)")
+            raise DataError(
+                f"{image.dtype} values where 8-bit ones are read (pretrain --value-range)"
+            )
         if self.channels is not None:
             image = fit_channels(image, self.channels)
         if self.value_range is not None and self.mean is not None and self.std is not None:
