@@ -1,5 +1,5 @@
-"""The same images by every kind of table, array and set: the same samples, in the same order, by
-any number of loader processes.
+"""Samples, splits and forked readers of every kind of table, array and set (that batches are the same
+is in test_sources_alike).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from openmae.data.loader import TrainBatches, loader
-from openmae.data.sources import hash_split, open_source, open_split, short_name
+from openmae.data.sources import open_source, open_split, short_name
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
 
@@ -120,35 +120,6 @@ def test_samples_and_labels(kind, tmp_path):
     assert source.header(5)[:4] == (*SIZE, 3, "uint8")
 
 
-def test_names_are_unlike_and_stay(kind, tmp_path):
-    word = kind(tmp_path)
-    source = open_source(word)
-    paths = [source.path(i) for i in range(COUNT)]
-    assert len(set(paths)) == COUNT
-    if kind in (folder, glob, csv, txt, parquet_paths, parquet_bytes):
-        assert paths == NAMES
-    again = open_source(word)
-    assert [again.path(i) for i in range(COUNT)] == paths
-    lines = list(source.listing())
-    assert len(set(lines)) == COUNT
-    assert list(again.listing()) == lines
-    assert [line.split("\t")[0] for line in lines] == paths
-
-
-def test_parts(kind, tmp_path):
-    source = open_source(kind(tmp_path))
-    part = source.subset([20, 3, 11])
-    np.testing.assert_array_equal(part[1]["image"], IMAGES[3])
-    assert part.labels.tolist() == source.labels[[20, 3, 11]].tolist()
-    assert list(part.listing()) == [list(source.listing())[i] for i in (20, 3, 11)]
-    gray = part.decoded(Decoding(1))
-    assert gray[0]["image"].shape == (*SIZE, 1)
-    assert part[0]["image"].shape == (*SIZE, 3)
-    first, second = hash_split(source, 0.3)
-    both = {p.path(i) for p in (first, second) for i in range(len(p))}
-    assert (len(both), len(first) + len(second)) == (COUNT, COUNT)
-
-
 def test_a_split_is_that_of_the_folder_where_names_are(kind, tmp_path):
     if kind not in (glob, csv, parquet_paths, parquet_bytes):
         pytest.skip("no labels, or other names")
@@ -170,12 +141,6 @@ def steps(word: str, workers: int) -> list[torch.Tensor]:
         open_source(word, Decoding(3)), TrainTransform((32, 32), 0.2, True, 0), 0, 8
     )
     return [batch["image"] for batch in loader(made, range(4), workers)]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches(kind, workers, tmp_path, batches):
-    found = steps(kind(tmp_path), workers)
-    assert all(torch.equal(a, b) for a, b in zip(batches, found, strict=True))
 
 
 def test_forked_processes_after_the_parent_has_read(kind, tmp_path, batches):
