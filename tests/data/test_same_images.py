@@ -1,5 +1,5 @@
-"""Samples, splits and forked readers of every kind of table, array and set (that batches are the same
-is in test_sources_alike).
+"""Samples, splits and forked readers of every kind of table, array and set (that batches are the
+same is in test_sources_alike).
 """
 
 from __future__ import annotations
