@@ -1,0 +1,110 @@
+"""Floating-point operations of a training step: the published formulation's, whatever is left out
+of it, so that rates of different programs can be compared.
+
+A multiply-add is 2 operations. A linear layer of T tokens from A to B values takes 2*T*A*B; the
+attention of T tokens of width D takes 4*T^2*D. The backward pass is twice the forward one, and once
+for the patch embedding, whose input needs no gradient. Norms, biases and activations are not
+counted: they are bandwidth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Transformer blocks of one width: `hidden` is the width inside their MLP."""
+
+    width: int
+    depth: int
+    hidden: int
+
+    def linear(self, tokens: int) -> float:
+        """Forward operations of qkv and projection, for one image."""
+        return 8.0 * tokens * self.width**2 * self.depth
+
+    def mlp(self, tokens: int) -> float:
+        """Forward operations of the MLPs."""
+        return 4.0 * tokens * self.width * self.hidden * self.depth
+
+    def attention(self, tokens: int) -> float:
+        """Forward operations of the two products of attention."""
+        return 4.0 * tokens**2 * self.width * self.depth
+
+    def forward(self, tokens: int) -> float:
+        """All of them."""
+        return self.linear(tokens) + self.mlp(tokens) + self.attention(tokens)
+
+
+@dataclass(frozen=True)
+class MAESize:
+    """What decides the cost of masked-autoencoder pretraining, for one image."""
+
+    encoder: Stack
+    decoder: Stack
+    patches: int
+    kept: int
+    prefix: int  # class and register tokens
+    values: int  # of a patch: p * q * C
+    out: int  # values predicted for a patch
+
+    def forward(self) -> dict[str, float]:
+        """Forward operations by part, of the published formulation: every patch is embedded,
+        decoded and predicted.
+        """
+        seen, all_tokens = self.prefix + self.kept, self.prefix + self.patches
+        encoder, decoder = self.encoder, self.decoder
+        return {
+            "encoder_linear": encoder.linear(seen),
+            "encoder_mlp": encoder.mlp(seen),
+            "encoder_attention": encoder.attention(seen),
+            "decoder_linear": decoder.linear(all_tokens),
+            "decoder_mlp": decoder.mlp(all_tokens),
+            "decoder_attention": decoder.attention(all_tokens),
+            "patch_embed": 2.0 * self.patches * self.values * encoder.width,
+            "decoder_embed": 2.0 * seen * encoder.width * decoder.width,
+            "head": 2.0 * all_tokens * decoder.width * self.out,
+        }
+
+    def train(self) -> float:
+        """Operations of forward and backward."""
+        parts = self.forward()
+        return 3 * sum(parts.values()) - parts["patch_embed"]
+
+
+@dataclass(frozen=True)
+class ClassifierSize:
+    """What decides the cost of fine-tuning, for one image."""
+
+    encoder: Stack
+    patches: int
+    prefix: int
+    values: int
+    classes: int
+    blocks: float | None = None  # trained ones, from the last; None: everything
+
+    def forward(self) -> dict[str, float]:
+        """Forward operations by part; the head is one linear layer on one vector."""
+        tokens = self.prefix + self.patches
+        return {
+            "encoder_linear": self.encoder.linear(tokens),
+            "encoder_mlp": self.encoder.mlp(tokens),
+            "encoder_attention": self.encoder.attention(tokens),
+            "patch_embed": 2.0 * self.patches * self.values * self.encoder.width,
+            "head": 2.0 * self.encoder.width * self.classes,
+        }
+
+    def train(self) -> float:
+        """Operations of forward and backward; what is frozen, and below what is trained, has no
+        backward pass.
+        """
+        parts = self.forward()
+        everything = sum(parts.values())
+        if self.blocks is None:
+            return 3 * everything - parts["patch_embed"]
+        tokens, one = self.prefix + self.patches, Stack(self.encoder.width, 1, self.encoder.hidden)
+        whole = int(self.blocks)
+        backward = whole * one.forward(tokens) + parts["head"]
+        backward += one.mlp(tokens) if self.blocks % 1 else 0
+        return everything + 2 * backward

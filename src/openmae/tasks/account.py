@@ -1,0 +1,70 @@
+"""What a training step of a method costs: operations and bytes, read from its sizes; nothing runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from openmae.engine.flops import ClassifierSize, MAESize, Stack
+from openmae.engine.memory import Need, image_bytes
+from openmae.methods.classify import Classifier
+from openmae.methods.mae import MAE
+from openmae.models.encoder import Encoder
+from openmae.models.masking import num_kept
+
+
+def size_of(method: nn.Module) -> MAESize | ClassifierSize | None:
+    """The sizes that decide the cost of a step, for one image; also of a method on the meta
+    device. None for a method that this account does not know.
+    """
+    if isinstance(method, Classifier):
+        encoder = method.encoder
+        return ClassifierSize(
+            encoder=_encoder(encoder),
+            patches=encoder.grid[0] * encoder.grid[1],
+            prefix=encoder.num_prefix_tokens,
+            values=_values(encoder),
+            classes=len(method.classes),
+            blocks=method.arguments["blocks"],
+        )
+    if not isinstance(method, MAE):
+        return None
+    encoder, decoder = method.encoder, method.decoder
+    patches = encoder.grid[0] * encoder.grid[1]
+    mask = method.mask if isinstance(method.mask, str) else "custom"
+    width = decoder.embed.out_features
+    blocks: Any = decoder.blocks
+    hidden = blocks[0].mlp.fc1.out_features if len(blocks) else 0
+    return MAESize(
+        encoder=_encoder(encoder),
+        decoder=Stack(width, len(blocks), hidden),
+        patches=patches,
+        kept=num_kept(patches, method.mask_ratio, mask),
+        prefix=encoder.num_prefix_tokens,
+        values=_values(encoder),
+        out=decoder.pred.out_features,
+    )
+
+
+def _encoder(encoder: Encoder) -> Stack:
+    blocks: Any = encoder.vit.blocks
+    return Stack(encoder.vit.embed_dim, len(blocks), blocks[0].mlp.fc1.out_features)
+
+
+def _values(encoder: Encoder) -> int:
+    return encoder.patch[0] * encoder.patch[1] * encoder.in_chans
+
+
+def need_of(method: nn.Module, precision: str, ema: bool) -> Need | None:
+    """Bytes of training a method: weights and, of those that are trained, gradients and the two
+    moments of AdamW, all fp32; averages where they are kept. None where its activations are not
+    known.
+    """
+    size = size_of(method)
+    if size is None:
+        return None
+    weights = sum(p.numel() * p.element_size() for p in method.parameters())
+    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    averages = weights if ema else 0
+    return Need(weights, trained, 2 * trained, averages, image_bytes(size, precision))
