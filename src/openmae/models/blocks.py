@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openmae.models.attention import attend
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with a packed qkv matrix, rows [q; k; v]."""
@@ -23,6 +25,7 @@ class Attention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"a width of {dim} does not divide by {num_heads} heads")
         self.num_heads = num_heads
+        self.backend = "sdpa"  # a name of `openmae.models.attention.BACKENDS`
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -32,30 +35,37 @@ class Attention(nn.Module):
         """Outputs (B, num_queries, D) for the last tokens of [x (B, N, D), shared[ids]], which
         attend to all of them.
         """
-        dim = x.shape[-1]
         if shared is not None and ids is not None:
-            table = self.qkv(shared)
-            rows = F.embedding(ids, table)
+            rows = F.embedding(ids, self.qkv(shared))
             if num_queries == ids.shape[1]:  # no query of x is read
-                query, keys = (
-                    rows[..., :dim],
-                    F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]),
-                )
-                keyvalue = torch.cat([keys, rows[..., dim:]], dim=1)
+                (_, weight), (_, bias) = self._query_and_rest()
+                query, others = rows.split([x.shape[-1], 2 * x.shape[-1]], dim=-1)
+                keyvalue = torch.cat([F.linear(x, weight, bias), others], dim=1)
+                q, (k, v) = self._heads(query, 1)[0], self._heads(keyvalue, 2)
             else:
-                query, keyvalue = torch.cat([self.qkv(x), rows], dim=1).split(
-                    [dim, 2 * dim], dim=-1
-                )
-                query = query[:, query.shape[1] - num_queries :]
+                q, k, v = self._heads(torch.cat([self.qkv(x), rows], dim=1), 3)
+                q = q[:, :, -num_queries:]
         elif num_queries < x.shape[1]:
-            query = F.linear(x[:, -num_queries:], self.qkv.weight[:dim], self.qkv.bias[:dim])
-            keyvalue = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
+            (wq, weight), (bq, bias) = self._query_and_rest()
+            q = self._heads(F.linear(x[:, -num_queries:], wq, bq), 1)[0]
+            k, v = self._heads(F.linear(x, weight, bias), 2)
         else:
-            query, keyvalue = self.qkv(x).split([dim, 2 * dim], dim=-1)
-        heads = (self.num_heads, dim // self.num_heads)
-        q = query.unflatten(-1, heads).transpose(1, 2)
-        k, v = keyvalue.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            q, k, v = self._heads(self.qkv(x), 3)
+        return self.proj(attend(q, k, v, self.backend).transpose(1, 2).flatten(2))
+
+    def _query_and_rest(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Weight and bias, each in (the rows of q, those of k and v): split and not sliced twice,
+        because the gradient of a slice is the whole matrix, filled with zeros.
+        """
+        sizes = [self.proj.in_features, 2 * self.proj.in_features]
+        return self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
+
+    def _heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * D) -> `parts` tensors (B, H, N, d). Taken apart before the transposition,
+        so that the gradients are put together by one copy and already lie as `packed` does.
+        """
+        size = (parts, self.num_heads, self.proj.in_features // self.num_heads)
+        return tuple(part.transpose(1, 2) for part in packed.unflatten(-1, size).unbind(2))
 
 
 class Mlp(nn.Module):
