@@ -11,7 +11,7 @@ from PIL import Image
 from openmae.config import resolve
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair
-from openmae.data.check import check_channels, check_size, scan
+from openmae.data.check import check_fits, check_size, scan
 from openmae.data.sources import open_source
 from openmae.data.values import Decoding
 from openmae.errors import DataError
@@ -26,6 +26,10 @@ def put(root, images: list[np.ndarray], start: int = 0) -> None:
 def noise(count: int, *shape: int) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(count)]
+
+
+def deep() -> list[np.ndarray]:
+    return [image.astype(np.uint16) * 16 for image in noise(3, 9, 9)]
 
 
 def look(root, channels: int = 3, **more):
@@ -108,9 +112,39 @@ def test_other_channels(tmp_path, shape, channels, message):
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         look(tmp_path, channels)
     advice = int(re.search(r"--channels (\d)", message)[1])
-    assert check_channels(open_source(str(tmp_path)), advice) is None
-    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        check_channels(open_source(str(tmp_path)), channels)
+    assert look(tmp_path, advice).channels == {advice: 4}
+
+
+def test_a_model_that_is_there_has_no_option_for_channels(tmp_path):
+    """Gray images go into a colour model, as the documentation says; the advice for others can be
+    followed.
+    """
+    put(tmp_path / "gray", noise(4, 9, 9))
+    put(tmp_path / "colour", noise(4, 9, 9, 3))
+    assert check_fits(open_source(str(tmp_path / "gray")), 3).about_range() == []
+    with pytest.raises(DataError, match=r"expects 5\. Give such images, or a model of 3$"):
+        check_fits(open_source(str(tmp_path / "colour")), 5)
+
+
+def test_values_that_a_model_does_not_read(tmp_path):
+    many, shallow = tmp_path / "deep", tmp_path / "shallow"
+    put(shallow, noise(3, 9, 9))
+    put(many, deep())
+    with pytest.raises(DataError, match="Images are uint16, model expects 8-bit ones"):
+        check_fits(open_source(str(many)), 1)
+    reads = Decoding(1, value_range=(0.0, 4095.0))
+    (line,) = check_fits(open_source(str(shallow), reads), 1).about_range()
+    assert line.startswith("3 of 3 images are 8-bit: 8-bit values are scaled by 255")
+    assert check_fits(open_source(str(many), reads), 1).value_range == (0.0, 4095.0)
+
+
+def test_a_value_range_of_another_scale_is_not_taken_in_silence(tmp_path):
+    put(tmp_path, deep())
+    source = open_source(str(tmp_path))
+    (line,) = scan(source, 1, value_range=(0.0, 1.0)).about_range()
+    assert "far outside of the value range 0:1. A run without --value-range finds it" in line
+    for fits in (None, (0.0, 65535.0), (0.0, 4095.0)):
+        assert scan(source, 1, value_range=fits).about_range() == []
 
 
 def test_mixed_channels(tmp_path):

@@ -237,6 +237,20 @@ def test_mistakes(words, code, says, tmp_path, monkeypatch, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_packed_and_array_data_are_described_as_they_are(tmp_path, capsys):
+    """A PNG that packing made a JPEG of has no wrong name, and arrays have no format to count."""
+    (tmp_path / "p").mkdir()
+    for i in range(4):
+        scene(i).save(tmp_path / f"p/{i}.png")
+    openmae.pack(tmp_path / "p", tmp_path / "packed", mode="jpeg")
+    assert "extension" not in check(tmp_path / "packed")["odd"]
+    np.save(tmp_path / "x.npy", np.stack([np.asarray(scene(i)) for i in range(4)]))
+    capsys.readouterr()
+    check(tmp_path / "x.npy")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"Data     4 images in {tmp_path / 'x.npy'}"
+
+
 def test_data_alone_lists_its_commands(capsys):
     assert main(["data"]) == 0
     assert "check" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from openmae.cli import main
 from openmae.engine.runfolder import RunFolder
 
 KINDS = {
@@ -95,3 +96,20 @@ def test_names_that_are_not_utf8(run, make_images, tiny, tmp_path):
         assert "\udcfe\n0.png" in found["path"].tolist()
     table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "x.parquet")
     assert "\\udcfe\n0.png" in table["path"].to_pylist()
+
+
+@pytest.mark.parametrize("how", ["folder", "pattern", "list"])
+def test_held_out_images_are_not_trained_on(how, run, make_images, sized, tmp_path, capsys):
+    photos = make_images(tmp_path / "photos", 6)
+    make_images(photos / "aside", 2, first=20)
+    names = sorted((photos / "aside").iterdir())
+    (tmp_path / "val.txt").write_text("".join(f"photos/aside/{p.name}\n" for p in names))
+    words = {"folder": "photos/aside", "pattern": "photos/aside/*", "list": "val.txt"}
+    val = tmp_path / words[how]
+    run("pretrain", photos, "--val", val, "--out", tmp_path / "run", *sized("--steps", 1))
+    listed = (tmp_path / "run/data_files.txt").read_text().splitlines()
+    assert len(listed) == 6
+    assert not any("aside" in line for line in listed)
+    every = [str(photos), "--val", f"{photos}/**/*", "--out", str(tmp_path / "all")]
+    assert main(["pretrain", *every, *sized("--steps", 1)]) == 2
+    assert "holds all training images" in capsys.readouterr().err

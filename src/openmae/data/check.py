@@ -14,7 +14,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.measure import Columns, statistics
+from openmae.data.measure import Columns
+from openmae.data.moments import moments, of_sample
 from openmae.data.sources import Source
 from openmae.data.survey import Survey, survey
 from openmae.data.traits import BAD
@@ -23,6 +24,7 @@ from openmae.data.workers import default_workers
 from openmae.errors import DataError
 
 LOOK = 2000  # images that a scan reads, evenly spaced
+_SHALLOW = ("uint8", "bool")
 _FEW = 500  # images: fewer teach a masked autoencoder little
 _MANY_BAD = 0.05  # of the images
 _PROCESSES = 256  # images from which on several processes look
@@ -79,20 +81,34 @@ class Scan:
                 f"{len(self.bad)} of {self.looked:,} images looked at cannot be read. Which, and"
                 f" why: openmae data check {shlex.quote(self.name)}"
             )
-        deep = sorted(set(self.types) - {"uint8", "bool"})
-        if deep and len(deep) < len(self.types) and self.value_range is not None:
-            shallow = self.types["uint8"] + self.types["bool"]
-            low, high = (f"{v:g}" for v in self.value_range)
-            lines.append(
-                f"{shallow} of {self.looked:,} images are 8-bit, the others {' and '.join(deep)}:"
-                f" 8-bit values are scaled by 255, the others by {low}:{high}"
-            )
+        lines += self.about_range()
         if self.constant:
             lines.append(self._about_constant())
         if pretraining and self.count < _FEW:
             lines.append(
                 f"{self.count} images: MAE features will be weak. Start from weights: --init RUN,"
                 " a run folder or an encoder file"
+            )
+        return lines
+
+    def about_range(self) -> list[str]:
+        """What is odd about the values beside their range, one line each."""
+        if self.value_range is None:
+            return []
+        (low, high), lines = self.value_range, []
+        deep = sorted(set(self.types) - set(_SHALLOW))
+        shallow = sum(self.types[name] for name in _SHALLOW)
+        if shallow:
+            others = f", the others {' and '.join(deep)}" if deep else ""
+            lines.append(
+                f"{shallow} of {self.looked:,} images are 8-bit{others}: 8-bit values are scaled by"
+                f" 255, deeper ones by {low:g}:{high:g}"
+            )
+        least, most = self.extremes or (low, high)
+        if min(least - low, high - most) < low - high:  # outside by more than the range is wide
+            lines.append(
+                f"values go from {least:g} to {most:g}, far outside of the value range"
+                f" {low:g}:{high:g}. A run without --value-range finds it"
             )
         return lines
 
@@ -110,10 +126,12 @@ def scan(
     measure: bool = True,
     look: int = LOOK,
     value_range: tuple[float, float] | None = None,
+    fixed: bool = False,
 ) -> Scan:
     """Read the headers, and with `measure` the pixels, of up to `look` evenly spaced images.
 
-    Where images are not 8-bit, a `value_range` is chosen from their extremes if none is given.
+    Where images are not 8-bit, a `value_range` is chosen from their extremes if neither it nor the
+    source's decoding gives one. `fixed`: a model is there already, and reads them as it was made.
 
     Raises:
         DataError: nothing can be read, or the channels do not fit.
@@ -127,12 +145,18 @@ def scan(
         raise DataError(
             f"None of {found.looked} images in {source.name} can be read. First: {path}: {reason}"
         )
-    _require_channels(found, channels)
+    _require_channels(found, channels, fixed)
     reads = replace(source.decoding, channels=channels, mean=None, std=None)
-    if value_range is not None or set(found.types) - {"uint8", "bool"}:
-        if value_range is None:
+    value_range = value_range or source.decoding.value_range
+    deep = set(found.types) - set(_SHALLOW)
+    if fixed and value_range is None:
+        _require_shallow(found, deep)
+    elif value_range is not None or deep:
+        if deep and (measure or value_range is None):
             table = table if measure else _read(source, indices, True)
-            value_range = _find_range(source, table, found)
+            chosen = _find_range(source, table, found)
+            value_range = value_range or chosen
+        assert value_range is not None
         found.value_range = (float(value_range[0]), float(value_range[1]))
         reads = replace(reads, value_range=found.value_range)
     if measure:
@@ -159,24 +183,35 @@ def _sizes(found: Scan, source: Source, indices: list[int], table: Survey) -> No
             found.types[row["type"].decode()] += 1
 
 
-def check_channels(source: Source, channels: int) -> None:
-    """Raise DataError when the images have other channels than a model reads, from a look at some
-    of them.
+def check_fits(source: Source, channels: int) -> Scan:
+    """A look at some of the images that a model which is there already is to read.
+
+    Raises:
+        DataError: they have other channels or values than it reads.
     """
-    scan(source, channels, measure=False, look=50)
+    return scan(source, channels, measure=False, look=50, fixed=True)
 
 
-def _require_channels(found: Scan, channels: int) -> None:
+def _require_channels(found: Scan, channels: int, fixed: bool) -> None:
     total = sum(found.channels.values())
     if channels in found.channels or (channels == 1 and 3 in found.channels):
         return
+    if fixed and channels == 3 and 1 in found.channels:
+        return  # gray is repeated; a new model had better be one of gray images
     usual, number = found.channels.most_common(1)[0]
     how_many = f"all {total}" if number == total else f"{number} of {total}"
-    plural = "" if usual == 1 else "s"
-    raise DataError(
-        f"Images have {usual} channel{plural} ({how_many}), model expects {channels}. Add"
-        f" --channels {usual}"
-    )
+    text = f"Images have {usual} channel{'' if usual == 1 else 's'} ({how_many}), model expects"
+    if fixed:
+        raise DataError(f"{text} {channels}. Give such images, or a model of {usual}")
+    raise DataError(f"{text} {channels}. Add --channels {usual}")
+
+
+def _require_shallow(found: Scan, deep: set[str]) -> None:
+    if deep and len(deep) == len(found.types):
+        raise DataError(
+            f"Images are {' and '.join(sorted(deep))}, model expects 8-bit ones. Give such images,"
+            " or a model pretrained on these: it keeps their value range"
+        )
 
 
 def check_size(found: Scan, image_size: tuple[int, int]) -> None:
@@ -229,7 +264,7 @@ def _statistics(
         row, index = table.rows[at], indices[at]
         stats = table.stats[end - row["count"] : end]
         try:
-            parts.append(_of_sample(source, index, row, stats, reads))
+            parts.append(of_sample(source, index, row, stats, reads))
         except DataError as error:
             found.bad.append((source.path(index), str(error)))
     if not parts:
@@ -243,48 +278,6 @@ def _statistics(
     found.constant = tuple(np.flatnonzero(flat).tolist())
     std = np.where(flat, 1.0, std)  # constant channels stay finite
     found.mean, found.std = tuple(map(_short, mean.tolist())), tuple(map(_short, std.tolist()))
-
-
-def _of_sample(
-    source: Source, index: int, row: np.void, stats: NDArray[np.float64], reads: Decoding
-) -> NDArray[np.float64]:
-    """Number, mean and sum of squares of each channel on the unit scale, (channels, 3).
-
-    Raises:
-        DataError: `reads` refuses the image.
-    """
-    have, kind = int(row["channels"]), np.dtype(row["type"].decode())
-    reads(np.zeros((1, 1, have), dtype=kind))  # refuses what it would refuse of the image
-    wanted = list(reads.bands or range(have))
-    if reads.channels == 1 and len(wanted) in (3, 4):
-        if reads.bands:  # gray of other bands than the first three: rare, and read again
-            stats = statistics(source.raw(index)[..., wanted])
-        chosen = stats[-1:]
-    else:
-        chosen = stats[wanted]
-        if len(chosen) == 1:
-            chosen = chosen.repeat(reads.channels or 1, axis=0)
-        chosen = chosen[: reads.channels]
-    if not chosen[:, Columns.COUNT].any():
-        raise DataError("no value is a number")
-    low, high = (0.0, 255.0) if kind in (np.uint8, np.bool_) else reads.value_range or (0.0, 1.0)
-    count, missing = chosen[:, Columns.COUNT], chosen[:, Columns.MISSING]
-    mean = (chosen[:, Columns.MEAN] - low) / (high - low)
-    squares = chosen[:, Columns.SQUARES] / (high - low) ** 2
-    # what is no number is read as the lower end, so it counts as zero
-    total = count + missing
-    squares = squares + mean**2 * count * missing / total
-    return np.stack([total, mean * count / total, squares], axis=1)
-
-
-def moments(parts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of each channel, from number, mean and sum of squared deviations of parts,
-    (N, channels, 3).
-    """
-    count, mean, squares = parts[..., 0], parts[..., 1], parts[..., 2]
-    total = count.sum(axis=0)
-    whole = (count * mean).sum(axis=0) / total
-    return whole, (squares + count * (mean - whole) ** 2).sum(axis=0) / total
 
 
 def _short(value: float) -> float:

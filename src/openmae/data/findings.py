@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.check import moments
 from openmae.data.measure import Columns
+from openmae.data.moments import moments
 from openmae.data.source import Source
 from openmae.data.survey import Survey
 from openmae.data.traits import BAD, ODD, Flag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,15 @@ class FolderSource(BytesSource):
     def row_bytes(self, row: int) -> bytes:
         """The file."""
         return read_bytes(self.root / self.files[row])
+
+    def whole_paths(self) -> Iterator[str]:
+        """Where the images lie, links to folders followed, so that those of two sources compare."""
+        folders: dict[str, str] = {}
+        for row in self.rows.tolist():
+            folder, name = os.path.split(self.files[row])
+            if folder not in folders:
+                folders[folder] = os.path.realpath(self.root / folder)
+            yield os.path.join(folders[folder], name)
 
     def row_line(self, row: int) -> str:
         """Path and size."""

@@ -76,7 +76,7 @@ def _measure(source: Source, row: int, full: bool) -> Measured:
             return _pixels(found._replace(digest=digest), image, Traits())
         data = source.row_bytes(row)
         found = found._replace(digest=hashlib.blake2b(data, digest_size=16).digest())
-        seen, known = traits(data, source.row_path(row)), _header(data)
+        seen, known = traits(data, source.row_name(row)), _header(data)
         found = found._replace(mode=seen.mode, flags=seen.flags, header=known)
         plain = type(source).row_image is BytesSource.row_image
         image = read_image(data) if plain else source.row_image(row)

@@ -49,6 +49,10 @@ class PackedSource(BytesSource):
         """The file of a row; None where there is none, but only values."""
         return None if self.index.tables["kind"][row] == RAW else self.index.record(row)
 
+    def row_name(self, row: int) -> str:
+        """As it was in the source, unless packing made another file of it."""
+        return self.row_path(row) if self.index.tables["kind"][row] == FILE else ""
+
     def row_bytes(self, row: int) -> bytes:
         """The file of a row, or the bytes of its values."""
         return self.index.record(row)

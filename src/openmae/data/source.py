@@ -154,6 +154,10 @@ class BytesSource(Source):
             DataError: it cannot be read.
         """
 
+    def row_name(self, row: int) -> str:
+        """What the file itself is called; "" where it is another one than its path says."""
+        return self.row_path(row)
+
     def row_image(self, row: int) -> Pixels:
         """Decode the file of a row."""
         return read_image(self.row_bytes(row), self.decoding.gray)

@@ -23,7 +23,8 @@ def lines(
 ) -> Iterator[tuple[str, str]]:
     """(head, text), at most some twenty."""
     looked = "" if found["looked"] == found["n"] else f", {found['looked']:,} looked at"
-    yield "Data", f"{found['n']:,} images in {found['data']}{looked}; {_counts(found['formats'])}"
+    formats = f"; {_counts(found['formats'])}" if found["formats"] else ""  # of arrays: none
+    yield "Data", f"{found['n']:,} images in {found['data']}{looked}{formats}"
     if found["classes"]:
         yield "Classes", _classes(found["classes"])
     yield "Sizes", _sizes(found["sizes"])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openmae.data.check import check_fits
+from openmae.data.source import Source
 from openmae.data.values import Decoding
+from openmae.engine.log import warn
 from openmae.models.encoder import Encoder
 
 
@@ -12,6 +15,17 @@ def decoding_of(encoder: Encoder) -> Decoding:
     """Channels, bands and value range of what the encoder reads."""
     mean, std = (v.flatten().tolist() for v in (encoder.mean, encoder.std))
     return decoding(encoder.in_chans, encoder.bands, encoder.value_range, mean, std)
+
+
+def require_fit(source: Source, encoder: Encoder) -> None:
+    """A look at some images: a model is not given what it cannot read, nor another scale of values
+    without a word.
+
+    Raises:
+        DataError: other channels or values than it reads.
+    """
+    for line in check_fits(source, encoder.in_chans).about_range():
+        warn(line)
 
 
 def decoding(

@@ -11,14 +11,13 @@ import numpy as np
 
 from openmae.config.base import Options
 from openmae.config.evaluate import EmbedConfig
-from openmae.data.check import check_channels
 from openmae.data.sources import open_source
 from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
 from openmae.report.map import draw_map
-from openmae.tasks.decoding import decoding_of
+from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.neighbours import duplicates, nearest, plane
 from openmae.tasks.reading import dry, open_reader, pooling
 
@@ -37,7 +36,7 @@ def run(config: EmbedConfig, options: Options) -> Results:
     encoder = reader.loaded.encoder
     what = pooling(config, encoder)
     source = open_source(config.data, decoding_of(encoder), split="all")
-    check_channels(source, encoder.in_chans)
+    require_fit(source, encoder)
     if options.dry_run:
         return dry()
     found = reader.features(source)

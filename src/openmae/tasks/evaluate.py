@@ -27,7 +27,7 @@ from openmae.tasks.classification import (
     write_report,
     write_rows,
 )
-from openmae.tasks.decoding import decoding_of
+from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.reading import dry
 from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.robustness import corruption_table, find_corruptions, summary
@@ -48,6 +48,7 @@ def run(config: EvaluateConfig, options: Options) -> Results:
         with nothing_left(folder):
             return _corruptions(config, options, model, loaded, corrupted, folder)
     source = _open(config, model)
+    require_fit(source, model.encoder)
     names = _names(config, model)
     columns, labels = match(source, names)
     say("Data", f"{len(source):,} images of {len(columns)} classes ({config.data})")

@@ -130,7 +130,7 @@ class Finetuning(Kind):
         return open_split(config.data, reads, config.test_fraction, self.task)
 
     def look(self, config: FinetuneConfig, source: Source) -> Scan:
-        return scan(source, self.loaded(config).encoder.in_chans, measure=False)
+        return scan(source, self.loaded(config).encoder.in_chans, measure=False, fixed=True)
 
     def resolve(self, config: FinetuneConfig, source: Source, found: Scan) -> dict[str, Any]:
         encoder = self.loaded(config).encoder
@@ -154,7 +154,7 @@ class Finetuning(Kind):
         }
 
     def recheck(self, config: FinetuneConfig, resolved: Mapping[str, Any], source: Source) -> None:
-        scan(source, resolved["in_chans"], measure=False)
+        scan(source, resolved["in_chans"], measure=False, fixed=True)
 
     def build(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Classifier:
         with torch.random.fork_rng(devices=[]):

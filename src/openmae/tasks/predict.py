@@ -13,7 +13,6 @@ from scipy.special import expit, softmax
 
 from openmae.config.base import Options
 from openmae.config.finetune import PredictConfig, crop_share
-from openmae.data.check import check_channels
 from openmae.data.sources import open_source
 from openmae.engine.device import auto_workers, resolve_precision
 from openmae.engine.log import say
@@ -21,7 +20,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import StorageError
 from openmae.methods.classify import Classifier
 from openmae.tasks.classification import Predictions, predict, warn_bad
-from openmae.tasks.decoding import decoding_of
+from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.evaluate import open_classifier
 from openmae.tasks.reading import dry
 
@@ -33,7 +32,7 @@ def run(config: PredictConfig, options: Options) -> Results:
         raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
     model, _ = open_classifier(config)
     source = open_source(config.data, decoding_of(model.encoder), split="all")
-    check_channels(source, model.encoder.in_chans)
+    require_fit(source, model.encoder)
     if options.dry_run:
         return dry()
     device = next(model.parameters()).device

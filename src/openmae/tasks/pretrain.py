@@ -15,6 +15,7 @@ from openmae.config.base import Options
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair, parse_range
 from openmae.data.check import Scan, check_size, scan
+from openmae.data.folder import FolderSource
 from openmae.data.loader import Transform
 from openmae.data.mixed import MixedSource, parse_mix
 from openmae.data.sources import Source, hash_split, open_source, require_classes, short_name
@@ -176,22 +177,25 @@ def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source |
             config.val == "digits" or source.table_splits is not None
         ):
             return source, held_out
-        return _without(source, config), held_out
+        return _without(source, config, held_out), held_out
     if not 0 < fraction < 1:
         raise UsageError(f"--val {config.val}: give a folder, or a fraction between 0 and 1")
     return hash_split(source, fraction)
 
 
-def _without(source: Source, config: PretrainConfig) -> Source:
-    """The training images without those of a held-out folder that lies among them."""
+def _without(source: Source, config: PretrainConfig, held_out: Source) -> Source:
+    """The training images without those that are held out too, by folder, pattern or list."""
     start = getattr(source, "root", config.data)  # of a table, its folder
     root, inside = (Path(p or "").expanduser().resolve() for p in (start, config.val))
-    if inside == root:
+    if inside in (root, Path(config.data).expanduser().resolve()):
         raise UsageError(f"--val {config.val} is the training folder itself. Give a fraction: 0.05")
-    if root not in inside.parents:
+    if not isinstance(source, FolderSource) or not isinstance(held_out, FolderSource):
         return source
-    prefix = inside.relative_to(root).as_posix() + "/"
-    return source.subset([i for i in range(len(source)) if not source.path(i).startswith(prefix)])
+    aside = set(held_out.whole_paths())
+    kept = [i for i, path in enumerate(source.whole_paths()) if path not in aside]
+    if not kept:
+        raise UsageError(f"--val {config.val} holds all training images. Give a fraction: 0.05")
+    return source if len(kept) == len(source) else source.subset(kept)
 
 
 def choose_recipe(data: str, device_type: str, images: int) -> str:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from openmae.config.evaluate import ReaderConfig, ScoreConfig
-from openmae.data.check import check_channels
 from openmae.data.labels import open_labelled_split
 from openmae.data.loader import EvalBatches, ViewBatches, loader
 from openmae.data.sources import Source, open_split, require_classes
@@ -25,7 +24,7 @@ from openmae.errors import DataError, UsageError
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
 from openmae.tasks.arguments import require_order, require_two
-from openmae.tasks.decoding import decoding_of
+from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.scoring import interval, majority
 from openmae.weights import Loaded, load_any, random_encoder
@@ -185,7 +184,7 @@ def _labelled(config: ScoreConfig, task: str, encoder: Encoder) -> tuple[Source,
     several = [name for name in train.classes if ";" in name or "|" in name]
     if config.labels is not None and several:
         warn(f"labels such as {several[0]!r} count as one class each (several: finetune only)")
-    check_channels(train, encoder.in_chans)
+    require_fit(train, encoder)
     require_two(train, task)
     return train, test
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from openmae.config.base import Options
 from openmae.config.evaluate import ReconstructConfig
-from openmae.data.check import check_channels
 from openmae.data.decode import decode
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import SETS, open_source
@@ -26,7 +25,7 @@ from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.display import display_of
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
-from openmae.tasks.decoding import decoding_of
+from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
 
@@ -112,7 +111,7 @@ def _save(picture: object, path: Path) -> None:
 
 def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
     """The images that the words name, at the model's size; folders are thinned evenly."""
-    channels, decoding = method.encoder.in_chans, decoding_of(method.encoder)
+    decoding = decoding_of(method.encoder)
     transform = EvalTransform(method.encoder.image_size)
     found: list[tuple[str, Pixels]] = []
     for word in config.images:
@@ -121,7 +120,7 @@ def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
             found.append((word, _decode(path, decoding)))
             continue
         source = open_source(word, decoding, split="test")
-        check_channels(source, channels)
+        require_fit(source, method.encoder)
         rows = np.linspace(0, len(source) - 1, min(config.max_images, len(source))).astype(int)
         for index in sorted(set(rows.tolist())):
             try:
