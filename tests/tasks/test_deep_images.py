@@ -16,10 +16,14 @@ import openmae
 from openmae.cli import main
 from openmae.data.decode import decode
 from openmae.data.transforms import EvalTransform
+from openmae.models.encoder import Encoder, build_vit
 from openmae.randomness import Rand
 from openmae.report.display import display_of, to_rgb
 from openmae.report.pictures import reconstruct
 from openmae.tasks.decoding import decoding_of
+from openmae.weights.encoderfile import formula
+from openmae.weights.writers import deep_input
+from openmae.weights.writers_huggingface import write_hugging_face
 
 BANDS = 5
 
@@ -120,6 +124,52 @@ def test_finetune_predict_and_go_on(run, run_folder, folders, tmp_path, sized):
     longer = ["--steps", 5, "--allow-change", "steps", "--out", tmp_path / "f", "--workers", 0]
     run("finetune", run_folder, folders, *longer)
     run("evaluate", tmp_path / "f", folders, "--workers", 0)
+
+
+def test_other_forms_say_how_values_go_in(run, run_folder, tmp_path, capsys):
+    """Nothing that leaves openmae may tell its reader to divide 12-bit values by 255."""
+    told = "(x / 4095 - mean) / std"
+    assert f"value range 0:4095, so its input is {told}" in run("inspect", run_folder)
+    file = tmp_path / "x.pt2"
+    run("export", run_folder, "-o", file)
+    extra = {"openmae.json": ""}
+    torch.export.load(file, extra_files=extra)
+    about = json.loads(extra["openmae.json"])
+    assert about["input"] == f"images (B, {BANDS}, 32, 32) float32, {told}"
+    assert json.loads(about["value_range"]) == [0, 4095]
+    assert main(["export", str(run_folder), "-o", str(tmp_path / "u.pt2"), "--uint8"]) == 2
+    assert "reads values of 0 to 4095, which 8 bits do not hold" in capsys.readouterr().err
+    assert not (tmp_path / "u.pt2").exists()
+    for to in ("hf", "timm"):
+        said = run("convert", run_folder, "--to", to, "-o", tmp_path / to)
+        assert "not in this format: value range 0:4095" in said
+        assert told in (tmp_path / to / "README.md").read_text()
+    processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
+    assert processor["rescale_factor"] == pytest.approx(1 / 4095)
+    assert processor["image_mean"] == pytest.approx(openmae.load(run_folder).encoder.mean.flatten())
+
+
+def test_a_low_end_other_than_zero_goes_into_the_mean_of_an_image_processor(tmp_path):
+    vit = {"model_name": "vit_tiny_patch16_224", "img_size": 32, "depth": 1, "in_chans": 1}
+    encoder = Encoder(build_vit(vit), [0.25], [0.5], vit, (-30, 10), [2])
+    write_hugging_face(encoder, tmp_path / "hf")
+    found = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
+    (mean,), (std,) = found["image_mean"], found["image_std"]
+    assert (-10 * found["rescale_factor"] - mean) / std == pytest.approx((20 / 40 - 0.25) / 0.5)
+    assert formula(encoder) == "((x + 30) / 40 - mean) / std"
+    assert deep_input(encoder)[1] == "bands 3 of the files"
+
+
+def test_a_model_is_not_given_other_values_without_a_word(run_folder, tmp_path, capsys):
+    shallow = write(tmp_path / "s", 4, "uint8")
+    words = [str(run_folder), str(shallow), "-o", str(tmp_path / "x.npz"), "--workers", "0"]
+    assert main(["embed", *words]) == 0
+    assert "4 of 4 images are 8-bit: 8-bit values are scaled by 255" in capsys.readouterr().err
+    other = write(tmp_path / "o", 4, channels=3)
+    assert main(["embed", words[0], str(other), *words[2:]]) == 3
+    error = capsys.readouterr().err
+    assert "expects 5. Give such images, or a model of 3" in error
+    assert "--channels" not in error
 
 
 def test_randaugment_is_refused(run_folder, folders, tmp_path, capsys):

@@ -28,7 +28,7 @@ from openmae.weights.card import write_card
 from openmae.weights.container import read_raw
 from openmae.weights.encoderfile import is_own
 from openmae.weights.methodfile import is_method
-from openmae.weights.writers import CONTENT, FORMATS, fixed_mask, outputs, whole
+from openmae.weights.writers import CONTENT, FORMATS, deep_input, fixed_mask, outputs, whole
 from openmae.weights.writers_huggingface import class_name
 from openmae.weights.writers_official import Model, encoder_of, eps_of, heads
 
@@ -53,6 +53,8 @@ def run(config: ConvertConfig, options: Options) -> Results:
     temporary = out.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{out.name}")
     try:
         told = form.write(model, temporary)
+        if config.to != "openmae":
+            told += [f"not in this format: {line}" for line in deep_input(encoder_of(model))]
         differences, how = compare(model, temporary, config.to)
         if temporary.is_dir():
             name = config.push_to_hub or out.name

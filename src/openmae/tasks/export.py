@@ -23,6 +23,7 @@ from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
+from openmae.weights.encoderfile import formula, what_it_reads
 from openmae.weights.writers import whole
 from openmae.weights.writers_official import Model, encoder_of
 
@@ -89,6 +90,12 @@ def run(config: ExportConfig, options: Options) -> Results:
 def _require_output(config: ExportConfig, model: Model, onnx: bool) -> str:
     """Which output is written; refuses what the model does not have."""
     encoder, classifier = encoder_of(model), isinstance(model, Classifier)
+    if config.uint8 and encoder.value_range is not None:
+        low, high = encoder.value_range
+        raise UsageError(
+            f"{config.model} reads values of {low:g} to {high:g}, which 8 bits do not hold: without"
+            " --uint8 its input is normalised floats"
+        )
     output = config.output
     if output == "auto":
         output = "logits" if classifier else "embedding"
@@ -109,7 +116,7 @@ def _about(model: Model, output: str, config: ExportConfig) -> dict[str, str]:
     """What a caller must know, as text that both formats keep inside."""
     encoder = encoder_of(model)
     height, width = encoder.image_size
-    kind = "uint8" if config.uint8 else "float32, (x / 255 - mean) / std"
+    kind = "uint8" if config.uint8 else f"float32, {formula(encoder)}"
     about = {
         "input": f"images (B, {encoder.in_chans}, {height}, {width}) {kind}",
         "output": output,
@@ -118,6 +125,7 @@ def _about(model: Model, output: str, config: ExportConfig) -> dict[str, str]:
         "channels": str(encoder.in_chans),
         "mean": json.dumps(encoder.mean.flatten().tolist()),
         "std": json.dumps(encoder.std.flatten().tolist()),
+        **what_it_reads(encoder),
     }
     classes = model.classes if isinstance(model, Classifier) else []
     return about | ({"classes": json.dumps(classes)} if output == "logits" else {})

@@ -14,6 +14,7 @@ from openmae.models.encoder import Encoder
 from openmae.weights import Loaded, load_any
 from openmae.weights.container import printable
 from openmae.weights.foreign import Found
+from openmae.weights.writers import deep_input
 
 _COMMANDS = {
     "mae": (
@@ -45,6 +46,8 @@ def run(config: InspectConfig, options: Options) -> Results:
         say("", f"read as {found.container}, names of {found.dialect}")
     say("Model", _sentence(loaded, facts))
     say("Pixels", _pixels(facts, found))
+    for line in deep_input(loaded.encoder):
+        say("", line)
     if "target" in facts:
         reason = f" ({found.target_reason})" if found is not None else ""
         size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
@@ -76,6 +79,8 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "mean": [round(v, 6) for v in encoder.mean.flatten().tolist()],
         "std": [round(v, 6) for v in encoder.std.flatten().tolist()],
+        "value_range": encoder.value_range and list(encoder.value_range),
+        "bands": [band + 1 for band in encoder.bands],
         "has_decoder": isinstance(model, MAE),
     }
     if isinstance(model, MAE):

@@ -11,6 +11,7 @@ import yaml
 from openmae.engine.tensorfile import file_sha256
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.weights.encoderfile import formula
 from openmae.weights.writers_huggingface import class_name
 from openmae.weights.writers_official import Model, encoder_of
 
@@ -148,7 +149,7 @@ def use(model: Model, to: str, name: str) -> str:
         logits, tokens = "model(images).logits", f"{inner}(images).last_hidden_state"
     if not rgb:
         shape = f"1, {encoder.in_chans}, {encoder.image_size[0]}, {encoder.image_size[1]}"
-        images = f"torch.randn({shape})  # yours: (8-bit values / 255 - mean) / std"
+        images = f"torch.randn({shape})  # yours: {formula(encoder)}"
     lines.append(f"images = {images}")
     if isinstance(model, Classifier):
         what = "sigmoid()" if model.multi_label else "softmax(-1)"

@@ -38,7 +38,7 @@ def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None
         "timm": json.dumps(encoder.create),
         "heads": str(encoder.vit.blocks[0].attn.num_heads),
         **{name: json.dumps(values) for name, values in numbers.items()},
-        **_input(encoder),
+        **what_it_reads(encoder),
         **about,
     }
     temporary = path.with_name(f".tmp-{path.name}")
@@ -48,8 +48,19 @@ def save_encoder(path: Path, encoder: Encoder, about: Mapping[str, str]) -> None
     sync_folder(path.parent)
 
 
-def _input(encoder: Encoder) -> dict[str, str]:
-    """Which values and bands of a file it reads, where that is not all of an 8-bit image."""
+def formula(encoder: Encoder) -> str:
+    """How the values x of a file become floating-point input, in words."""
+    if encoder.value_range is None:
+        return "(x / 255 - mean) / std"
+    low, high = encoder.value_range
+    above = f"(x - {low:g})" if low > 0 else f"(x + {-low:g})" if low < 0 else "x"
+    return f"({above} / {high - low:g} - mean) / std"
+
+
+def what_it_reads(encoder: Encoder) -> dict[str, str]:
+    """Value range and bands (counted from 0) of the files that it reads, as JSON, where that is not
+    all of an 8-bit image.
+    """
     found: dict[str, str] = {}
     if encoder.value_range is not None:
         found["value_range"] = json.dumps(encoder.value_range)

@@ -14,7 +14,7 @@ from openmae.errors import UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder, method_arguments
-from openmae.weights.encoderfile import save_encoder
+from openmae.weights.encoderfile import formula, save_encoder
 from openmae.weights.methodfile import save_method
 from openmae.weights.writers_huggingface import require_hugging_face, write_hugging_face, write_json
 from openmae.weights.writers_official import Model, encoder_of, require_official, write_official
@@ -38,6 +38,8 @@ def whole(model: nn.Module) -> Model:
             pool="mean" if model.create.get("global_pool") == "avg" else "cls",
             mean=model.mean.flatten().tolist(),
             std=model.std.flatten().tolist(),
+            value_range=model.value_range,
+            bands=model.bands,
         )
     made.encoder.vit.load_state_dict(model.vit.state_dict())
     return made.eval()
@@ -89,6 +91,17 @@ def write_openmae(model: Model, out: Path) -> list[str]:
 def _require_names(model: Model) -> None:
     if isinstance(model, MAE) and not isinstance(model.mask, str):
         raise UsageError("a mask that is your own function cannot be kept in a file")
+
+
+def deep_input(encoder: Encoder) -> list[str]:
+    """What a reader of images must know beside mean and std, in lines; none for all of 8 bits."""
+    lines = []
+    if encoder.value_range is not None:
+        low, high = (f"{v:g}" for v in encoder.value_range)
+        lines.append(f"value range {low}:{high}, so its input is {formula(encoder)}")
+    if encoder.bands:
+        lines.append(f"bands {' '.join(str(band + 1) for band in encoder.bands)} of the files")
+    return lines
 
 
 class Format(NamedTuple):

@@ -118,15 +118,17 @@ def write_hugging_face(model: Model, out: Path) -> list[str]:
     """A folder that `from_pretrained` loads: config.json, model.safetensors, preprocessing."""
     encoder = encoder_of(model)
     height, width = encoder.image_size
+    # an image processor has a factor and no offset: the low end goes into the mean
+    low, high = encoder.value_range or (0.0, 255.0)
     preprocess = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / (high - low),
         "do_normalize": True,
-        "image_mean": encoder.mean.flatten().tolist(),
+        "image_mean": (encoder.mean.flatten() + low / (high - low)).tolist(),
         "image_std": encoder.std.flatten().tolist(),
     }
     out.mkdir()
