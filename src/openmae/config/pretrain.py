@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from openmae.config.base import MOST_SEED, Settings, setting
+from openmae.config.base import MOST_SEED, Settings, setting, shown
 from openmae.config.training import (
     DATA,
     MODEL,
@@ -24,7 +24,12 @@ from openmae.config.training import (
 class PretrainConfig(TrainingConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
-    parts_of: ClassVar = {"model": ("dim", "depth", "heads"), "channels": ("mean", "std")}
+    parts_of: ClassVar = {
+        "model": ("dim", "depth", "heads"),
+        "channels": ("mean", "std"),
+        "decoder": ("decoder_fusion", "predict"),
+        "image_size": ("progressive",),
+    }
 
     data: str = setting(
         ..., "a folder of images, or the word digits", DATA, "allow", positional=True
@@ -49,6 +54,32 @@ class PretrainConfig(TrainingConfig):
     decoder_dim: int = setting(512, "decoder width", MODEL, "fixed", gt=0)
     decoder_depth: int = setting(8, "decoder blocks", MODEL, "fixed", ge=1)
     decoder_heads: int = setting(16, "decoder heads", MODEL, "fixed", gt=0)
+    decoder: Literal["self", "cross"] = setting(
+        "self",
+        "cross: mask tokens only read visible ones (CrossMAE: fine-tuning equal)",
+        MODEL,
+        "fixed",
+    )
+    decoder_fusion: bool = setting(
+        False, "cross decoder: its blocks read learned sums of all encoder blocks", MODEL, "fixed"
+    )
+    predict: float = setting(
+        1.0,
+        "cross decoder: share of the hidden patches to predict (CrossMAE: 1, H 0.33)",
+        MODEL,
+        "allow",
+        gt=0,
+        le=1,
+    )
+    masks: int = setting(
+        1, "masks of each image in a step; batch-size and epochs count images", MODEL, "allow", ge=1
+    )
+    progressive: tuple[str, ...] = setting(
+        (),
+        "smaller images first: SIZE:SHARE, 128:0.5 until half the run (DailyMAE)",
+        MODEL,
+        "allow",
+    )
     init: str | None = setting(
         None, "start from the weights of a run or encoder file", MODEL, "fixed"
     )
@@ -91,6 +122,18 @@ class PretrainConfig(TrainingConfig):
             parse_range(text)
         return text
 
+    @field_validator("progressive")
+    @classmethod
+    def _stages(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            parse_stage(word)
+        return words
+
+    @property
+    def stages(self) -> list[tuple[tuple[int, int], float]]:
+        """Smaller image sizes in pixels, each with the share of the run at which it ends."""
+        return [parse_stage(word) for word in self.progressive]
+
     @property
     def patch(self) -> tuple[int, int] | None:
         """Patch height and width, read from the model's name where it is not given; None if that
@@ -118,6 +161,7 @@ class PretrainConfig(TrainingConfig):
                     "image_size",
                     f" is not a multiple of patch {patch}. Nearest: {low} or {low + patch}",
                 )
+        yield from self._variants()
         if self.bands and min(self.bands) < 1:
             yield "bands", ": they are counted from 1"
         if self.bands and len(self.bands) != self.channels:
@@ -129,6 +173,47 @@ class PretrainConfig(TrainingConfig):
         if self.std is not None and min(self.std) <= 0:
             yield "std", ": must be greater than 0"
         yield from super().problems()
+
+    def _variants(self) -> Iterator[tuple[str, str]]:
+        """What the cheaper variants need of each other; see docs/variants.md."""
+        if self.decoder == "self" and self.decoder_fusion:
+            yield "decoder", " has no decoder-fusion. Use decoder cross, or leave it out"
+        if self.decoder == "self" and self.predict < 1:
+            yield (
+                "predict",
+                ": the mask tokens of decoder self need each other. Use decoder cross, or predict 1",
+            )
+        if self.masks > 1 and self.mask == "grid":
+            yield "masks", ": mask grid is the same every time. Use mask random or block"
+        if self.progressive and self.init:
+            yield (
+                "progressive",
+                ": the positions of other weights may be learned, and those have one size."
+                " Leave init or progressive out",
+            )
+        full, before = pair(self.image_size), ((0, 0), 0.0)
+        for size, until in [*self.stages, (full, 1.0)]:
+            if until <= before[1] or min(size) <= min(before[0]) or max(size) <= max(before[0]):
+                yield (
+                    "progressive",
+                    f": sizes must grow up to {shown(full)}, and shares between 0 and 1 with them",
+                )
+            before = size, until
+            for side, patch in zip(size, self.patch or (1, 1), strict=True):
+                if side % patch:
+                    yield "progressive", f": {side} is not a multiple of patch {patch}"
+
+
+def parse_stage(text: str) -> tuple[tuple[int, int], float]:
+    """ "128:0.5" or "96x128:0.5" -> ((height, width), share of the run until which it lasts).
+
+    Raises:
+        ValueError: no such stage.
+    """
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?:(0?\.\d+)", text)
+    if not found:
+        raise ValueError("should be SIZE:SHARE, such as 128:0.5 or 96x128:0.5, the share below 1")
+    return (int(found[1]), int(found[2] or found[1])), float(found[3])
 
 
 class QuickstartConfig(Settings):

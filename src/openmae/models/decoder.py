@@ -51,16 +51,19 @@ class Decoder(nn.Module):
         xavier_linear(self)
         token(self.mask_token)
 
-    def forward(self, latent: Tensor, kept: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self, latent: Tensor, kept: Tensor, hidden: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
         """Latent (B, P + K, D_enc) -> predictions (B, M, out) of the hidden patches alone, in the
-        order of `hidden`.
+        order of `hidden`. `positions` (P + L, D) stand in for the decoder's own at another grid.
 
         Equal to `forward_plain` on those patches, loss and gradients, with what nobody reads left
         out: tokens stay in the order [prefix, visible, masked] (attention does not care), the first
         block treats mask tokens once for each position, and the last block, norm and prediction run
         on masked tokens only.
         """
-        prefix, positions = self.num_prefix_tokens, self.pos_embed[0]
+        prefix = self.num_prefix_tokens
+        positions = self.pos_embed[0] if positions is None else positions
         x = self.embed(latent)
         own = F.embedding(kept, positions[prefix:])
         x = torch.cat([x[:, :prefix] + positions[:prefix], x[:, prefix:] + own], dim=1)
@@ -73,7 +76,9 @@ class Decoder(nn.Module):
             x = F.embedding(hidden, shared)
         return self.pred(self.norm(x))
 
-    def forward_plain(self, latent: Tensor, kept: Tensor, hidden: Tensor) -> Tensor:
+    def forward_plain(
+        self, latent: Tensor, kept: Tensor, hidden: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
         """The published formulation: restore the grid's order, run every block on every token,
         predict all: (B, L, out).
         """
@@ -82,7 +87,8 @@ class Decoder(nn.Module):
         tokens = torch.cat([patches, self.mask_token.expand(len(x), hidden.shape[1], -1)], dim=1)
         restore = torch.cat([kept, hidden], dim=1).argsort(dim=1)
         tokens = tokens.gather(1, restore[..., None].expand(-1, -1, tokens.shape[-1]))
-        x = torch.cat([prefix, tokens], dim=1) + self.pos_embed
+        x = torch.cat([prefix, tokens], dim=1)
+        x = x + (self.pos_embed[0] if positions is None else positions)
         for block in self.blocks:
             x = block(x)
         return self.pred(self.norm(x))[:, self.num_prefix_tokens :]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -17,12 +17,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
+from openmae.models.attention import kernel
 from openmae.models.initialise import token, xavier_conv, xavier_linear
 from openmae.models.positions import sincos_2d
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Fuse = Callable[[Sequence[Tensor]], Tensor]
 
 _PLAIN = ("vision_transformer", "deit")  # timm's modules of plain ViTs
 
@@ -58,6 +60,7 @@ class Encoder(nn.Module):
             raise ValueError(f"{channels} channels, mean of {len(mean)}, std of {len(std)}")
         self.vit = vit
         self.create = create
+        self.attention = "sdpa"  # the kernel of training; `openmae.models.attention.use` sets it
         self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self.bands = tuple(bands)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -88,6 +91,11 @@ class Encoder(nn.Module):
         """Class and register tokens, in front of the patches."""
         return self.vit.num_prefix_tokens
 
+    @property
+    def num_prefix_rows(self) -> int:
+        """Rows of the position table that belong to prefix tokens, if it has any."""
+        return self.vit.pos_embed.shape[1] - self.grid[0] * self.grid[1]
+
     def normalize(self, images: Tensor) -> Tensor:
         """8-bit images become normalised floats; floating-point images are normalised already."""
         if images.is_floating_point():
@@ -115,10 +123,19 @@ class Encoder(nn.Module):
             x = block(x)
         return vit.norm(x) if norm else x
 
-    def encode_kept(self, patches: Tensor, ids: Tensor) -> Tensor:
+    def encode_kept(
+        self,
+        patches: Tensor,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        fuse: Fuse | None = None,
+    ) -> Tensor:
         """Kept patch vectors (B, K, p*q*C) at positions ids (B, K) -> tokens (B, P + K, D).
 
         The patch embedding is timm's convolution written as the linear layer that it is.
+        `positions` (rows of prefix tokens + L, D) stand in for the encoder's own at another grid.
+        `fuse` makes one tensor (..., D) of what all blocks gave; it goes through the final norm in
+        the place of the last one's.
         """
         vit = self.vit
         conv = vit.patch_embed.proj
@@ -126,30 +143,40 @@ class Encoder(nn.Module):
             1
         )  # (D, C, p, q) -> (D, p*q*C), channel last
         x = vit.patch_embed.norm(F.linear(patches, weight, conv.bias))
-        return self._transform(x, ids)
+        return self._transform(x, ids, positions, fuse)
 
-    def encode_plain(self, images: Tensor, ids: Tensor) -> Tensor:
+    def encode_plain(
+        self, images: Tensor, ids: Tensor, positions: Tensor | None = None, fuse: Fuse | None = None
+    ) -> Tensor:
         """The published formulation of `encode_kept`: embed every patch of the images, then keep
         `ids`.
         """
-        x = self.vit.patch_embed(self.normalize(images))
-        return self._transform(x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1])), ids)
+        embed, images = self.vit.patch_embed, self.normalize(images)
+        if positions is None:
+            x = embed(images)
+        else:  # as timm embeds, which refuses another size
+            x = embed.norm(embed.proj(images).flatten(2).transpose(1, 2))
+        kept = x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
+        return self._transform(kept, ids, positions, fuse)
 
-    def _transform(self, x: Tensor, ids: Tensor) -> Tensor:
+    def _transform(
+        self, x: Tensor, ids: Tensor, positions: Tensor | None, fuse: Fuse | None
+    ) -> Tensor:
         vit = self.vit
         prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
-        table = vit.pos_embed[0]
-        at = (
-            table.shape[0] - self.grid[0] * self.grid[1]
-        )  # rows of prefix tokens in the table, if it has them
+        table = vit.pos_embed[0] if positions is None else positions
+        at = self.num_prefix_rows
         x = x + F.embedding(ids, table[at:])
         if prefix:
             tokens = torch.cat(prefix, dim=1)
             x = torch.cat([tokens + table[:at] if at else tokens, x], dim=1)
         x = vit.norm_pre(x)
-        for block in vit.blocks:
-            x = block(x)
-        return vit.norm(x)
+        outputs = []
+        with kernel(self.attention):
+            for block in vit.blocks:
+                x = block(x)
+                outputs.append(x)
+        return vit.norm(x if fuse is None else fuse(outputs))
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -161,8 +188,7 @@ class Encoder(nn.Module):
         for parameter in (vit.cls_token, vit.reg_token):
             if parameter is not None:
                 token(parameter)
-        rows = vit.pos_embed.shape[1] - self.grid[0] * self.grid[1]
-        vit.pos_embed.copy_(sincos_2d(vit.embed_dim, self.grid, rows))
+        vit.pos_embed.copy_(sincos_2d(vit.embed_dim, self.grid, self.num_prefix_rows))
         vit.pos_embed.requires_grad_(False)
 
 

@@ -112,3 +112,25 @@ def choose(priority: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     """
     ids = priority.argsort(dim=1, stable=True)
     return ids[:, :kept], ids[:, kept:]
+
+
+def for_each(make: Callable[[Uniform], Tensor], uniform: Uniform, masks: int) -> Tensor:
+    """What `make` makes of the noise of each of an image's masks, (B, N) -> (B * masks, N), those
+    of an image in turn. The first mask has the noise that a single one has.
+    """
+    if masks == 1:
+        return make(uniform)
+    more = [lambda what, shape, k=k: uniform(f"{what}-{k}", shape) for k in range(1, masks)]
+    return torch.stack([make(own) for own in (uniform, *more)], dim=1).flatten(0, 1)
+
+
+def some_of(ids: Tensor, noise: Tensor, count: int) -> Tensor:
+    """For each sample the `count` ids (B, M) of smallest noise (B, M), in that order."""
+    return ids.gather(1, noise.argsort(dim=1, stable=True)[:, :count])
+
+
+def moved(noise: Tensor, device: torch.device | None) -> Tensor:
+    """Noise on the device, without waiting for it."""
+    if device is not None and device.type == "cuda" and noise.device.type == "cpu":
+        noise = noise.pin_memory()  # else the copy would wait for the device
+    return noise.to(device, non_blocking=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sincos_2d(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Tensor:
@@ -42,3 +44,18 @@ def resize_positions(
     plane = F.interpolate(plane, size=new, mode="bicubic", align_corners=False)
     rows = plane.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
     return torch.cat([prefix, rows], dim=1)
+
+
+class GridTables(nn.Module):
+    """The frozen tables of further grids. They are functions of the grid, so no file keeps them."""
+
+    def __init__(self, grids: Iterable[tuple[int, int]], dim: int, num_prefix: int = 0) -> None:
+        super().__init__()
+        for grid in grids:
+            table = sincos_2d(dim, grid, num_prefix)
+            self.register_buffer(f"grid_{grid[0]}x{grid[1]}", table, persistent=False)
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        """The table (num_prefix + h*w, dim) of one of the grids."""
+        table: Tensor = getattr(self, f"grid_{grid[0]}x{grid[1]}")
+        return table

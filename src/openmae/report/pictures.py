@@ -79,7 +79,10 @@ def reconstruct(
     """
     encoder = method.encoder
     display = display_of(encoder, bands)
+    training = method.training
+    method.eval()  # one mask an image, and every hidden patch, whatever training saves
     out = method(images, rand, mask_ratio=mask_ratio, full=True)
+    method.train(training)
     hidden = out["mask"][..., None].bool()  # (B, L, 1)
     patches = patchify(encoder.normalize(images), encoder.patch)
     pred, note = out["pred"].to(patches.dtype), ""

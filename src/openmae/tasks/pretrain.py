@@ -16,6 +16,7 @@ from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair, parse_range
 from openmae.data.check import Scan, check_size, scan
 from openmae.data.folder import FolderSource
+from openmae.data.growing import GrowingTransform
 from openmae.data.loader import Transform
 from openmae.data.mixed import MixedSource, parse_mix
 from openmae.data.sources import Source, hash_split, open_source, require_classes, short_name
@@ -97,7 +98,11 @@ class Pretraining(Kind):
         return param_groups(method, config.weight_decay)
 
     def transform(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform:
-        return TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
+        own = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
+        if not config.progressive:
+            return own
+        stages = stage_starts(config, resolved["total_steps"])
+        return GrowingTransform(own, stages, config.batch_size)
 
     def evaluator(
         self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
@@ -114,7 +119,7 @@ class Pretraining(Kind):
         count = sum(p.numel() for p in method.parameters())
         height, width = pair(config.image_size)
         patch = method.encoder.patch
-        decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}"
+        decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}{_variant(config)}"
         return [
             ("", f"mean ({mean}), std ({std}), {measured}"),
             (
@@ -123,6 +128,7 @@ class Pretraining(Kind):
                 f" {config.mask_ratio:.0%} {config.mask}, {decoder}, {count / 1e6:.1f} M"
                 " parameters",
             ),
+            *_grows(config, resolved["total_steps"]),
         ]
 
     def about(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
@@ -198,6 +204,29 @@ def _without(source: Source, config: PretrainConfig, held_out: Source) -> Source
     return source if len(kept) == len(source) else source.subset(kept)
 
 
+def stage_starts(config: PretrainConfig, total: int) -> list[tuple[int, tuple[int, int]]]:
+    """The first step of each image size (height, width) in a run of `total` steps."""
+    sizes = [size for size, _ in config.stages] + [pair(config.image_size)]
+    starts = [0] + [round(until * total) for _, until in config.stages]
+    return list(zip(starts, sizes, strict=True))
+
+
+def _grows(config: PretrainConfig, total: int) -> list[tuple[str, str]]:
+    if not config.progressive:
+        return []
+    told = [f"{h}x{w} px from step {start:,}" for start, (h, w) in stage_starts(config, total)]
+    return [("", f"progressive: {', '.join(told)}")]
+
+
+def _variant(config: PretrainConfig) -> str:
+    """What differs from the paper's decoder and its one mask, in words."""
+    words = [" cross-attention"] if config.decoder == "cross" else []
+    words += [" over fused blocks"] if config.decoder_fusion else []
+    words += [f", predicts {config.predict:.0%} of the hidden"] if config.predict < 1 else []
+    words += [f", {config.masks} masks an image"] if config.masks > 1 else []
+    return "".join(words)
+
+
 def choose_recipe(data: str, device_type: str, images: int) -> str:
     """The recipe of a run that names none: by device and number of images."""
     if data == "digits":
@@ -228,4 +257,9 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
             std=resolved["std"],
             value_range=resolved.get("value_range"),
             bands=[band - 1 for band in config.bands],
+            decoder=config.decoder,
+            fusion=config.decoder_fusion,
+            predict=config.predict,
+            masks=config.masks,
+            sizes=[size for size, _ in config.stages],
         )

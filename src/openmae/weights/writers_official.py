@@ -13,6 +13,7 @@ from openmae.engine.tensorfile import write_tensors
 from openmae.errors import UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.models.crossdecoder import CrossDecoder
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from openmae.weights.foreign import HEADS
 
@@ -55,6 +56,8 @@ def require_plain(model: Model, reader: str) -> None:
 def _not_plain(model: Model) -> str | None:
     encoder = encoder_of(model)
     vit, (height, width), (p, q) = encoder.vit, encoder.image_size, encoder.patch
+    if isinstance(model, MAE) and isinstance(model.decoder, CrossDecoder):
+        return "has a decoder with self-attention, unlike this model"
     if vit.reg_token is not None or vit.cls_token is None:
         return "has one class token and no registers, unlike this model"
     if height != width or p != q:
