@@ -18,6 +18,7 @@ from openmae.methods.mae import Randomness
 from openmae.methods.mixing import Mixing
 from openmae.models import droppath
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
+from openmae.models.masking import moved
 
 
 class Classifier(nn.Module):
@@ -139,7 +140,7 @@ class Classifier(nn.Module):
         """Draw which residual branches of each row are dropped."""
         shape = (rows, len(self.paths))
         draw = rand.uniform("drop-path", shape) if rand is not None else torch.rand(shape)
-        for path, column in zip(self.paths, draw.to(device).unbind(1), strict=True):
+        for path, column in zip(self.paths, moved(draw, device).unbind(1), strict=True):
             path.draw = column
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
