@@ -20,7 +20,7 @@ from openmae.data.stamps import stamps
 from openmae.data.traits import Flag
 from openmae.data.workers import measure_all
 
-VERSION = 3  # of what is measured: a change of it forgets what was kept
+VERSION = 4  # of what is measured: a change of it forgets what was kept
 _TEXTS = ("reasons", "bands")
 _EVERY = 60.0  # seconds between copies to the cache, so that a killed look loses a minute
 
