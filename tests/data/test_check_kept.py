@@ -58,7 +58,7 @@ def test_few_images(tmp_path):
 
 def test_mixed_depths(tmp_path):
     mixed_depths(tmp_path)
-    assert "2 of 4 images are 8-bit, the others uint16: 8-bit values are scaled by 255, the" in (
+    assert "2 of 4 images are 8-bit, the others uint16: 8-bit values are scaled by 255, deeper" in (
         said := warned(tmp_path, 1)
     )
     assert "by 0:4095" in said
