@@ -64,9 +64,9 @@ class Decoder(nn.Module):
         """
         prefix = self.num_prefix_tokens
         positions = self.pos_embed[0] if positions is None else positions
-        x = self.embed(latent)
-        own = F.embedding(kept, positions[prefix:])
-        x = torch.cat([x[:, :prefix] + positions[:prefix], x[:, prefix:] + own], dim=1)
+        first = torch.arange(prefix, device=kept.device).expand(len(kept), -1)
+        rows = torch.cat([first, kept + prefix], dim=1)  # ids are small; tokens stay where they are
+        x = self.embed(latent) + F.embedding(rows, positions)
         shared = self.mask_token[0] + positions[prefix:]  # (L, D)
         masked, last = hidden.shape[1], len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
