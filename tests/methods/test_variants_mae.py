@@ -314,6 +314,22 @@ def test_a_size_is_compiled_once(variant):
     assert counts == [first, first, 2 * first, 3 * first, 3 * first, 3 * first]
 
 
+@pytest.mark.parametrize("variant", [CROSS, FUSED, {**CROSS, "predict": 0.5}, {"masks": 3}])
+def test_it_learns_a_batch_by_heart(variant):
+    model = tiny(**variant, target="pixels").float()
+    model.encoder.initialise()
+    model.decoder.initialise()
+    images, noise = pictures(model).float(), rand(3 * BATCH).uniform("mask", (3 * BATCH, LENGTH))
+    optimizer, found = torch.optim.AdamW(model.parameters(), 3e-3), []
+    for _ in range(60):
+        loss = model(images, rand=rand(), noise=noise[: BATCH * model.masks])["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < 0.75 * found[0]
+
+
 # What does not fit together, and files.
 
 REFUSED = {

@@ -22,16 +22,20 @@ AT = 4
 OTHER = {
     "model": "vit_small_patch16_224", "dim": 32, "depth": 2, "heads": 4, "image_size": 16,
     "patch_size": 4, "channels": 3, "mask": "block", "mask_ratio": 0.5, "target": "norm_pixels",
-    "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "init": "x.safetensors",
+    "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder": "cross",
+    "decoder_fusion": True, "predict": 0.5, "masks": 2, "progressive": ("4:0.5",), "init": "x.safetensors",
     "epochs": 2.0, "steps": 48, "batch_size": 32, "micro_batch": 8, "lr": 1e-3, "min_lr": 1e-6,
     "warmup_epochs": 3.0, "weight_decay": 0.1, "betas": (0.9, 0.999), "clip": 1.0, "ema": 0.5,
     "crop": 0.9, "flip": True, "mean": 0.4, "std": 0.4, "val": "digits", "eval_every": 0.1,
     "bands": (2,), "value_range": "0:9", "sampling": "balanced", "repeats": 2, "mix": ("digits=0.5",),
     "knn": True, "bad_images": "zero", "workers": 1, "seed": 1, "device": "auto",
-    "precision": "bf16", "compile": True, "deterministic": True, "save_every": 5, "keep": 4,
+    "precision": "bf16", "attention": "math", "compile": True, "deterministic": True, "save_every": 5, "keep": 4,
     "log_every": 2, "max_skips": 3, "track": "tensorboard", "time_limit": "1h",
 }  # fmt: skip
 """Another value of every setting but the positional data and the folder itself."""
+
+ELSEWHERE = {"predict"}
+"""Needs a run with another decoder: tests/tasks/test_pretrain_variants.py."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_every_setting_is_in_the_table() -> None:
     assert extra_of(PretrainConfig, "data")["change"] == "allow"
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name in OTHER if name not in ELSEWHERE])
 def test_a_changed_setting(stopped: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     kind, words = extra_of(PretrainConfig, name)["change"], _changed(stopped, name)
     before = (stopped / "config.yaml").read_bytes()

@@ -134,7 +134,7 @@ def _call(model: Model) -> str:
         "mlp_ratio": vit.blocks[0].mlp.fc1.out_features / vit.embed_dim,
     }
     if isinstance(model, MAE):
-        words["decoder_embed_dim"] = model.decoder.embed.out_features
+        words["decoder_embed_dim"] = model.decoder.pred.in_features
         words["decoder_depth"] = len(model.decoder.blocks)
         words["decoder_num_heads"] = decoders or 0
         words["norm_pix_loss"] = model.target == "norm_pixels"
