@@ -33,7 +33,7 @@ from openmae.errors import (
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain", "finetune", "probe")
+WITH_RECIPE = ("pretrain", "finetune", "probe", "benchmark")
 WITH_CHANGE = ("pretrain", "finetune")
 NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 
@@ -88,6 +88,8 @@ def _signature(task: str) -> inspect.Signature:
     if task in WITH_CHANGE:
         words = "settings that a continued run may change, such as lr,data"
         parameters.append(_parameter("allow_change", str, words, "Command"))
+        words = "start also what takes days on this machine, without asking"
+        parameters.append(_parameter("yes", bool, words, "Command", negative=()))
     if task not in NO_DRY_RUN:
         parameters.append(
             _parameter("dry_run", bool, "check everything, write nothing", "Command", negative=())
@@ -144,7 +146,8 @@ def _split(given: dict[str, Any]) -> tuple[dict[str, Any], Options, bool, bool]:
     """Settings, options of the command, --json and --debug."""
     as_json, debug = bool(given.pop("json", False)), bool(given.pop("debug", False))
     recipe, dry_run, allow = (given.pop(n, None) for n in ("recipe", "dry_run", "allow_change"))
-    options = Options(recipe, bool(dry_run), _names(allow))
+    ask = not (given.pop("yes", False) or as_json)
+    options = Options(recipe, bool(dry_run), _names(allow), ask)
     return given, options, as_json, debug
 
 

@@ -32,8 +32,8 @@ GOOD = {
     "target": ("pixels", "norm_pixels", "hog"),
     "epochs": ("1", "0.5", "800"),
     "steps": ("1", "100"),
-    "batch_size": ("1", "4", "4096"),
-    "micro_batch": ("1", "3", "4"),
+    "batch_size": ("1", "4", "4096", "auto"),
+    "micro_batch": ("1", "3", "4", "auto"),
     "betas": ("0.9 0.95", "0.9", "2 3"),
     "mean": ("0.5", "0.5 0.5 0.5"),
     "std": ("0.5", "0 1 2", "0.2 0.2 0.2"),
@@ -84,7 +84,7 @@ WRITTEN = (
     "mine",
     "folder",
 )
-SLOW = ("pretrain", "finetune", "export")
+SLOW = ("pretrain", "finetune", "export", "benchmark")
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_options import TINY_MAE
@@ -88,6 +90,46 @@ def test_against_the_counter_of_torch(name):
     assert forward == 2 * sum(size.forward().values())
     both = _counted(lambda: method(images, full=True)["loss"].backward())
     assert both == pytest.approx(2 * size.train(), rel=0.02)
+
+
+def _count(method: MAE, images: torch.Tensor, backward: bool) -> float:
+    if backward:
+        return _counted(lambda: method(images, full=True)["loss"].backward())
+    with torch.no_grad():
+        return _counted(lambda: method(images, full=True))
+
+
+@pytest.mark.parametrize("predict", [1.0, 0.5])
+def test_a_cross_attention_decoder_against_the_counter(predict):
+    """The plain formulation decodes every patch; the account, those that are predicted."""
+    method = MAE(**TINY_MAE, decoder="cross", predict=predict)
+    size, images = size_of(method), torch.randn(2, 3, 32, 48)
+    assert size.cross == round(18 * predict)
+    everything = replace(size, cross=size.patches)
+    assert _count(method, images, False) == 2 * sum(everything.forward().values())
+    assert _count(method, images, True) == pytest.approx(2 * everything.train(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("depth", "predict", "expected"),
+    [(8, 1.0, (1.24, 1.10, 1.05)), (8, 0.5, (1.56, 1.20, 1.10)), (12, 1 / 3, (1.53, 1.19, 1.09))],
+)
+def test_the_published_savings_of_cross_attention(depth, predict, expected):
+    for name, ratio in zip(("B/16", "L/16", "H/14"), expected, strict=True):
+        size = SIZES[name]
+        count = round((size.patches - size.kept) * predict)
+        cheaper = replace(size, decoder=Stack(512, depth, 2048), cross=count)
+        assert size.train() / cheaper.train() == pytest.approx(
+            ratio, abs=0.02
+        )  # the page is rounded
+
+
+def test_several_masks_of_an_image():
+    method = MAE(**TINY_MAE, masks=3).train()
+    size, images = size_of(method), torch.randn(2, 3, 32, 48)
+    assert size.masks == 3
+    assert _count(method, images, False) == 2 * sum(size.forward().values())
+    assert _count(method, images, True) == pytest.approx(2 * size.train(), rel=0.02)
 
 
 @pytest.mark.parametrize("blocks", [None, 0, 0.5, 1, 1.5, 2])

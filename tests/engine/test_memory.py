@@ -1,4 +1,4 @@
-"""Bytes that a run needs: the estimate against what torch keeps, and the choice of a micro-batch."""
+"""Bytes that a run needs, against what torch keeps; and the choice of a micro-batch."""
 
 from __future__ import annotations
 

@@ -49,6 +49,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.pack:PackConfig",
         "Put images into few large files that are read much faster.",
     ),
+    "benchmark": (
+        "openmae.config.benchmark:BenchmarkConfig",
+        "Measure how fast this machine pretrains, and what limits it.",
+    ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
 """Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`,

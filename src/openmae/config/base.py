@@ -30,6 +30,7 @@ class Options:
     recipe: str | None = None
     dry_run: bool = False
     allow_change: tuple[str, ...] = ()
+    ask: bool = False  # somebody may be there to answer
     spell: Callable[[str], str] = str
 
 
@@ -66,6 +67,13 @@ class Settings(BaseModel):
     def _words_to_values(cls, values: Any) -> Any:
         """Unwrap single words, read "none", and refuse true/false where a number is meant."""
         return {k: _plain_value(cls, k, v) for k, v in values.items()}
+
+    @classmethod
+    def reworded(
+        cls, values: Mapping[str, Any], spell: Callable[[str], str], typed: bool
+    ) -> dict[str, Any]:
+        """What was typed, or stands in a recipe, where a word of one setting means another."""
+        return dict(values)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Settings that do not fit together: (name, what is wrong and the fix)."""
@@ -106,11 +114,13 @@ def resolve(
     Raises:
         UsageError: at most three lines, each naming a setting, its value and what it should be.
     """
+    given = model.reworded(given, spell, typed=True)
+    base = model.reworded(base or {}, spell, typed=False)
     replaced = {name for group in model.one_of if given.keys() & set(group) for name in group}
     for name, parts in model.parts_of.items():
         if base and name in given and str(given[name]) != str(base.get(name)):
             replaced |= set(parts)
-    merged = {k: v for k, v in (base or {}).items() if k not in replaced} | dict(given)
+    merged = {k: v for k, v in base.items() if k not in replaced} | given
     _known(model, merged, given, source)
     for group in model.one_of:
         both = [n for n in group if given.get(n) is not None and given[n] != "none"]

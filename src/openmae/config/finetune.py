@@ -78,7 +78,9 @@ class FinetuneConfig(TrainingConfig):
     )
 
     epochs: float | None = setting(100, "passes over the data", TRAINING, "allow", gt=0)
-    batch_size: int = setting(1024, "images of one optimiser step", TRAINING, "allow", gt=0)
+    batch_size: int = setting(
+        1024, "images of one optimiser step; auto: micro-batch auto", TRAINING, "allow", gt=0
+    )
     lr: float = setting(1e-3, "base learning rate, per 256 images", TRAINING, "allow", gt=0)
     warmup_epochs: float = setting(5, "linear warm-up from zero", TRAINING, "allow", ge=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "of AdamW", TRAINING, "allow")
@@ -100,9 +102,9 @@ class FinetuneConfig(TrainingConfig):
             yield "multi_label", ": cannot be mixed. Add --mixup 0 --cutmix 0"
         if self.multi_label and self.smoothing:
             yield "multi_label", ": has no label smoothing. Add --smoothing 0"
-        at_a_time = self.micro_batch or self.batch_size
+        at_a_time = self.fixed_micro_batch or self.batch_size
         if self.mixes and at_a_time % 2:
-            name = "micro_batch" if self.micro_batch else "batch_size"
+            name = "micro_batch" if self.fixed_micro_batch else "batch_size"
             yield name, ": Mixup and CutMix need an even number. Or --mixup 0 --cutmix 0"
         if self.randaug is not None and not re.fullmatch(
             r"rand(-(m|n|w|p|mstd|mmax|inc|t)[\d.]+)+", self.randaug

@@ -65,9 +65,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+RECIPES_OF = {"benchmark": "pretrain"}
+"""A command that takes the recipes of another one."""
+
+
 def shipped(task: str) -> dict[str, Path]:
     """Name -> file of the recipes that come with the package."""
-    return {p.stem: p for p in sorted((FOLDER / task).glob("*.yaml"))}
+    return {p.stem: p for p in sorted((FOLDER / RECIPES_OF.get(task, task)).glob("*.yaml"))}
 
 
 def read_recipe(task: str, name: str) -> dict[str, Any]:
@@ -89,7 +93,7 @@ def read_recipe(task: str, name: str) -> dict[str, Any]:
             f" {', '.join(known) or 'none'}"
         )
     values = read_yaml(path)
-    if values.pop("task", task) != task:
+    if values.pop("task", None) not in (None, RECIPES_OF.get(task, task)):
         raise UsageError(f"{path} is a configuration of another task than {task}")
     values.pop("resolved", None)
     values.pop("about", None)

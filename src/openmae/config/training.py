@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting
+from openmae.errors import UsageError
 
 Size = int | tuple[int, int]
 MODEL, TRAINING, DATA, RUN = "Model", "Training", "Data", "Run"
@@ -23,9 +24,11 @@ class TrainingConfig(Settings):
     out: str | None = setting(None, "run folder; runs/NAME by default", RUN, "free")
     epochs: float | None = setting(800, "passes over the data", TRAINING, "allow", gt=0)
     steps: int | None = setting(None, "optimiser steps, instead of epochs", TRAINING, "allow", gt=0)
-    batch_size: int = setting(4096, "images of one optimiser step", TRAINING, "allow", gt=0)
-    micro_batch: int | None = setting(
-        None, "images at a time; accumulated to batch-size", TRAINING, "allow", gt=0
+    batch_size: int = setting(
+        4096, "images of one optimiser step; auto: micro-batch auto", TRAINING, "allow", gt=0
+    )
+    micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] | None = setting(
+        None, "images at a time, accumulated to batch-size; auto: what fits", TRAINING, "allow"
     )
     lr: float = setting(1.5e-4, "base learning rate, per 256 images", TRAINING, "allow", gt=0)
     min_lr: float = setting(
@@ -63,6 +66,9 @@ class TrainingConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "bf16 autocast on GPUs that have it", RUN, "allow"
     )
+    attention: Literal["auto", "sdpa", "eager", "flash", "cudnn", "efficient", "math"] = setting(
+        "auto", "how attention is computed; auto: the fastest for each length", RUN, "allow"
+    )
     compile: bool = setting(False, "compile each block", RUN, "allow")
     deterministic: bool = setting(False, "deterministic kernels on GPUs", RUN, "allow")
     save_every: int | None = setting(
@@ -87,11 +93,32 @@ class TrainingConfig(Settings):
             seconds(text)
         return text
 
+    @classmethod
+    def reworded(
+        cls, values: Mapping[str, Any], spell: Callable[[str], str], typed: bool
+    ) -> dict[str, Any]:
+        """--batch-size auto is about memory: the batch of the recipe stays, in parts that fit."""
+        words = dict(values)
+        if str(words.get("batch_size")).lower() != "auto":
+            return words
+        parts = str(words.get("micro_batch", "auto"))
+        if parts.lower() != "auto":
+            both = f"{spell('batch_size')} auto and {spell('micro_batch')} {parts}"
+            raise UsageError(f"{both}: auto chooses the micro-batch. Give one of them")
+        del words["batch_size"]
+        return words | {"micro_batch": "auto"}
+
+    @property
+    def fixed_micro_batch(self) -> int | None:
+        """Images at a time, where a number was given."""
+        return self.micro_batch if isinstance(self.micro_batch, int) else None
+
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.micro_batch and self.batch_size % self.micro_batch:
+        micro = self.fixed_micro_batch
+        if micro and self.batch_size % micro:
             small = range(1, min(math.isqrt(self.batch_size), 100_000) + 1)
             fits = {d for m in small if self.batch_size % m == 0 for d in (m, self.batch_size // m)}
-            near = sorted(sorted(fits, key=lambda m: abs(m - (self.micro_batch or 1)))[:3])
+            near = sorted(sorted(fits, key=lambda m: abs(m - micro))[:3])
             yield (
                 "micro_batch",
                 f" does not divide batch-size {self.batch_size}. Near: {', '.join(map(str, near))}",

@@ -36,6 +36,17 @@ class Stack:
         """All of them."""
         return self.linear(tokens) + self.mlp(tokens) + self.attention(tokens)
 
+    def cross(self, queries: int, keys: int, width: int) -> dict[str, float]:
+        """Forward operations by part of blocks whose queries read `keys` tokens of another width,
+        and not each other.
+        """
+        own = 4.0 * queries * self.width**2  # q and projection
+        return {
+            "linear": self.depth * (own + 4.0 * keys * width * self.width),
+            "mlp": self.mlp(queries),
+            "attention": self.depth * 4.0 * queries * keys * self.width,
+        }
+
 
 @dataclass(frozen=True)
 class MAESize:
@@ -48,24 +59,35 @@ class MAESize:
     prefix: int  # class and register tokens
     values: int  # of a patch: p * q * C
     out: int  # values predicted for a patch
+    cross: int | None = None  # hidden patches that a cross-attention decoder predicts
+    masks: int = 1  # of each image in a step
 
     def forward(self) -> dict[str, float]:
         """Forward operations by part, of the published formulation: every patch is embedded,
-        decoded and predicted.
+        decoded and predicted (by a cross-attention decoder, those that it is asked for).
         """
-        seen, all_tokens = self.prefix + self.kept, self.prefix + self.patches
-        encoder, decoder = self.encoder, self.decoder
-        return {
+        seen, encoder, decoder = self.prefix + self.kept, self.encoder, self.decoder
+        if self.cross is None:
+            decoded = self.prefix + self.patches
+            parts = {
+                "linear": decoder.linear(decoded),
+                "mlp": decoder.mlp(decoded),
+                "attention": decoder.attention(decoded),
+            }
+            embed = 2.0 * seen * encoder.width * decoder.width
+        else:
+            decoded, embed = self.cross, 0.0
+            parts = decoder.cross(decoded, seen, encoder.width)
+        each = {
             "encoder_linear": encoder.linear(seen),
             "encoder_mlp": encoder.mlp(seen),
             "encoder_attention": encoder.attention(seen),
-            "decoder_linear": decoder.linear(all_tokens),
-            "decoder_mlp": decoder.mlp(all_tokens),
-            "decoder_attention": decoder.attention(all_tokens),
+            **{f"decoder_{name}": value for name, value in parts.items()},
             "patch_embed": 2.0 * self.patches * self.values * encoder.width,
-            "decoder_embed": 2.0 * seen * encoder.width * decoder.width,
-            "head": 2.0 * all_tokens * decoder.width * self.out,
+            "decoder_embed": embed,
+            "head": 2.0 * decoded * decoder.width * self.out,
         }
+        return {name: self.masks * value for name, value in each.items()}
 
     def train(self) -> float:
         """Operations of forward and backward."""

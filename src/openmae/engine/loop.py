@@ -17,11 +17,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from openmae.engine import checkpoint
+from openmae.engine.afford import affordable_step
 from openmae.engine.device import autocast
 from openmae.engine.ema import EMA
 from openmae.engine.log import Progress, TensorBoard, warn
 from openmae.engine.monitor import Monitor
 from openmae.engine.optim import Schedule
+from openmae.engine.parallel import uncompiled
 from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.engine.signals import StopRequest
 from openmae.errors import MemoryLimitError, OpenMAEError, StorageError
@@ -39,6 +41,7 @@ class State:
     optimizer: Optimizer
     ema: EMA | None
     step: int = 0
+    updating: bool = False  # the weights of this step began to change
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Plan:
     keep: int = 3
     max_skips: int = 10
     record: Mapping[str, Any] | None = None  # goes into state.json
+    lower: Callable[[int, int], int] | None = None
+    """(step, micro-batch that was too much for the memory) -> a smaller one; None ends the run."""
+    advice: str = ""  # where the loader is the limit
 
 
 def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
@@ -91,6 +97,7 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         group["lr"] = plan.schedule(step) * group.get("lr_scale", 1.0)
+    state.updating = True
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
@@ -98,7 +105,7 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     after_step = getattr(method, "after_step", None)
     if after_step is not None:
         after_step(rand)
-    state.step = step + 1
+    state.step, state.updating = step + 1, False
     return {"loss": loss, "grad_norm": norm, "skipped": skipped, "sample_loss": torch.cat(samples)}
 
 
@@ -180,14 +187,18 @@ def _steps(
                 raise
             break  # to the stop signal: what is finished is saved
         monitor.waited += time.perf_counter() - waited
-        monitor.add(state.step, batch, training_step(state, batch, plan))
+        at = state.step
+        values, plan = affordable_step(training_step, state, batch, plan)
+        monitor.add(at, batch, values)
         done = state.step == plan.total
         if state.step % plan.log_every == 0 or done:
             monitor.read(state.step)
         if evaluate is not None and state.step in evaluate_at:
             monitor.read(state.step)
-            if values := evaluate(state):
-                monitor.log({"step": state.step, **values})
+            with uncompiled(state.method):
+                measured = evaluate(state)
+            if measured:
+                monitor.log({"step": state.step, **measured})
             monitor.restart()
         if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
             monitor.read(state.step)

@@ -5,7 +5,6 @@ a batch size.
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ _SHEET = (
     (r"V100", None, 15.7),
     (r"\bT4\b", None, 8.1),
 )
-"""Name, then dense TFLOP/s by NVIDIA's data sheets: bf16 with fp32 sums, and fp32 without TF32. V100
-and T4 have no bf16.
+"""Name, then dense TFLOP/s by NVIDIA's data sheets: bf16 with fp32 sums, and fp32 without TF32.
+V100 and T4 have no bf16.
 """
 _LEAST_GAIN = 1.03  # images a second, for twice the batch
 _CUDA_SIZE, _CPU_SIZE = 8192, 1024
@@ -71,8 +70,9 @@ def windows(
 
 
 def matmul_rate(device: torch.device, precision: str, seconds: float = 0.15) -> float:
-    """FLOP/s of one large matmul of random numbers, the median of windows: what this machine can
-    do, whatever its data sheet says. Zeros would run faster than real numbers do.
+    """FLOP/s of one large matmul of random numbers: what this machine can do, whatever its data
+    sheet says. Zeros would run faster than real numbers do. The best window counts and not the
+    median: it is a ceiling, and whatever else runs on the machine only lowers it.
     """
     size = _CUDA_SIZE if device.type == "cuda" else _CPU_SIZE
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -81,7 +81,7 @@ def matmul_rate(device: torch.device, precision: str, seconds: float = 0.15) -> 
     a = block.repeat(size // 512, size // 512)
     out = torch.empty_like(a)
     times = windows(lambda: torch.mm(a, a, out=out), device, 50, 1, seconds)
-    return 2.0 * size**3 / statistics.median(times)
+    return 2.0 * size**3 / min(times)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Trial:
     batch: int
     step_s: float
     peak_bytes: int
+    times: tuple[float, ...] = ()  # of each window, seconds a step
 
     @property
     def rate(self) -> float:

@@ -5,6 +5,7 @@ Micro-batches of any size accumulate to the same step, so their size is about me
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
@@ -61,9 +62,11 @@ def image_bytes(size: MAESize | ClassifierSize, precision: str) -> int:
         depth = size.encoder.depth if size.blocks is None else min(size.blocks, size.encoder.depth)
         return int(each * everything * size.encoder.width * depth) + 2 * pixels
     encoder = each * (size.prefix + size.kept) * size.encoder.width * size.encoder.depth
-    decoder = each * everything * size.decoder.width * size.decoder.depth
-    predicted = 4 * 3 * (size.patches - size.kept) * size.out  # prediction, target, difference
-    return encoder + decoder + predicted + 2 * pixels
+    decoded = everything if size.cross is None else size.cross
+    decoder = each * decoded * size.decoder.width * size.decoder.depth
+    hidden = size.patches - size.kept if size.cross is None else size.cross
+    predicted = 4 * 3 * hidden * size.out  # prediction, target, difference
+    return size.masks * (encoder + decoder + predicted) + 2 * pixels
 
 
 def available(device: torch.device) -> int | None:
@@ -99,10 +102,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:  # Linux: forget the largest resident set
+    with contextlib.suppress(OSError):  # Linux: forget the largest resident set
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak(device: torch.device) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from openmae.engine.loop import Plan
 
 _BAD_SHARE = 0.05  # of the images seen; above it the data, not an image, is the problem
+_WAITING = 0.2  # of the time; above it the loader is the limit
+_WINDOWS, _SECONDS = 3, 20.0  # how long it must be so: the first batches of a run always wait
 
 
 class Monitor:
@@ -39,6 +41,8 @@ class Monitor:
         self._seen = 0
         self._bad: dict[str, str] = {}
         self._bad_seen = 0
+        # (waited, seconds) of the windows in a row that waited; None once it was said
+        self._slow: list[tuple[float, float]] | None = []
 
     def restart(self) -> None:
         """Begin to measure time anew, after something else than training took some."""
@@ -93,6 +97,7 @@ class Monitor:
             "bad_images": self._bad_seen,
         }
         self.log(row)
+        self._waiting(self.waited, elapsed)
         rate = elapsed / len(rows)
         self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
         self.progress.show(row, self._rate * (self.plan.total - step))
@@ -100,6 +105,19 @@ class Monitor:
         self.restart()
         for (at, paths, values), (loss, _, skipped) in zip(window, rows, strict=True):
             self._count(at, paths, values["sample_loss"], loss, bool(skipped))
+
+    def _waiting(self, waited: float, elapsed: float) -> None:
+        """Name the loader as the bottleneck, once in a run, after windows that waited for it."""
+        if self._slow is None:
+            return
+        self._slow = [*self._slow, (waited, elapsed)] if waited > _WAITING * elapsed else []
+        total = sum(seconds for _, seconds in self._slow)
+        if len(self._slow) < _WINDOWS or total < _SECONDS:
+            return
+        share = sum(seconds for seconds, _ in self._slow) / total
+        advice = f"; {self.plan.advice}" if self.plan.advice else ""
+        warn(f"the loader is the limit: {share:.0%} of the time waits for data{advice}")
+        self._slow = None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write a row of metrics."""

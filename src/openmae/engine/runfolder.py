@@ -190,9 +190,7 @@ def require_space(path: Path, bytes_each: int, count: int) -> None:
     """Raise StorageError unless `count` files of a size, and one more while it is written, fit on
     the disk.
     """
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
+    parent = _existing(path)
     if not os.access(parent, os.W_OK):
         raise StorageError(f"{parent} cannot be written. Give another --out")
     free, needed = shutil.disk_usage(parent).free, int(1.1 * bytes_each * (count + 1))
@@ -201,6 +199,17 @@ def require_space(path: Path, bytes_each: int, count: int) -> None:
             f"{parent} has {gigabytes(free)}, the run needs {gigabytes(needed)} for {count}"
             " checkpoints and one being written. --keep 2, or --out elsewhere"
         )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Bytes free on the disk of a path, which need not exist yet."""
+    return shutil.disk_usage(_existing(path)).free
 
 
 def gigabytes(size: float) -> str:

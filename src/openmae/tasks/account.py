@@ -1,4 +1,4 @@
-"""What a training step of a method costs: operations and bytes, read from its sizes; nothing runs."""
+"""What a training step of a method costs, in operations and bytes, read from its sizes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from openmae.engine.flops import ClassifierSize, MAESize, Stack
 from openmae.engine.memory import Need, image_bytes
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.models.crossdecoder import CrossDecoder
 from openmae.models.encoder import Encoder
 from openmae.models.masking import num_kept
 
@@ -33,17 +34,20 @@ def size_of(method: nn.Module) -> MAESize | ClassifierSize | None:
     encoder, decoder = method.encoder, method.decoder
     patches = encoder.grid[0] * encoder.grid[1]
     mask = method.mask if isinstance(method.mask, str) else "custom"
-    width = decoder.embed.out_features
     blocks: Any = decoder.blocks
     hidden = blocks[0].mlp.fc1.out_features if len(blocks) else 0
+    kept = num_kept(patches, method.mask_ratio, mask)
+    crossed = isinstance(decoder, CrossDecoder)
     return MAESize(
         encoder=_encoder(encoder),
-        decoder=Stack(width, len(blocks), hidden),
+        decoder=Stack(decoder.pred.in_features, len(blocks), hidden),
         patches=patches,
-        kept=num_kept(patches, method.mask_ratio, mask),
+        kept=kept,
         prefix=encoder.num_prefix_tokens,
         values=_values(encoder),
         out=decoder.pred.out_features,
+        cross=max(1, round((patches - kept) * method.predict)) if crossed else None,
+        masks=method.masks,
     )
 
 

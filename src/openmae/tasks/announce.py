@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from torch import nn
 
+from openmae.config.base import Options
 from openmae.engine import checkpoint
 from openmae.engine.log import say, warn
-from openmae.engine.runfolder import RunFolder, gigabytes
+from openmae.engine.runfolder import RunFolder, free_space, gigabytes
+from openmae.tasks.estimate import require_patience, seconds_of, time_line
+from openmae.tasks.fitting import memory_line
 from openmae.tasks.kind import Job, Kind
 
 
-def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder) -> None:
-    """Print it."""
+def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options: Options) -> None:
+    """Print it. Asks before a very long run, where somebody can answer.
+
+    Raises:
+        UsageError: the answer was no.
+    """
     config, resolved, found = job.config, job.resolved, job.found
     assert found is not None
     channels = method.encoder.in_chans  # type: ignore[union-attr]
@@ -46,9 +53,15 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder) -> None
         f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
     )
     size = checkpoint.bytes_needed(method, config.ema is not None)
+    if (needs := memory_line(job, method)) is not None:
+        say("", needs)
     say(
         "",
         f"{gigabytes(size)} a checkpoint, {config.keep} kept, every {resolved['save_every']:,}"
-        " steps",
+        f" steps; {gigabytes(free_space(folder.path))} free on the disk",
     )
+    time = seconds_of(job, method)
+    if time is not None:
+        say("", time_line(time))
     say("Out", f"{folder.path}   (Ctrl-C saves; the same command again continues)")
+    require_patience(kind, job, time, options)

@@ -22,6 +22,7 @@ from openmae.engine.device import resolve_device, resolve_precision
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder, require_space
 from openmae.errors import DataError, UsageError
+from openmae.tasks.attention import resolve_attention
 from openmae.tasks.kind import Job, Kind
 
 _CACHE = 256_000_000  # bytes of decoded images that may stay in memory
@@ -48,6 +49,7 @@ def prepare_new(kind: Kind, config: Any, options: Options, folder: RunFolder) ->
         held_out = None if held_out is None else held_out.decoded(reads)
     with torch.device("meta"):
         method = kind.build(config, resolved)
+    resolved["attention"] = resolve_attention(config, method, resolved)
     require_space(folder.path, checkpoint.bytes_needed(method, config.ema is not None), config.keep)
     return Job(config, resolved, source, held_out, found)
 
@@ -79,7 +81,7 @@ def _resolve(
         "precision": resolve_precision(config.precision, device),
         "threads": torch.get_num_threads(),
         "compile": config.compile,
-        "micro_batch": config.micro_batch or config.batch_size,
+        "micro_batch": config.micro_batch or config.batch_size,  # "auto": found before the start
         "total_steps": total,
         "warmup_steps": warmup,
         "save_every": config.save_every or max(1, total // 20),

@@ -5,6 +5,7 @@ continues it.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from openmae.engine.optim import Schedule, absolute_lr, adamw
 from openmae.engine.parallel import parallelize
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
-from openmae.errors import STOPPED_EARLY, MemoryLimitError, OpenMAEError, StorageError, UsageError
+from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError, UsageError
 from openmae.report.figures import plot_curves
 from openmae.tasks.announce import announce
+from openmae.tasks.attention import built
+from openmae.tasks.estimate import loader_advice
+from openmae.tasks.fitting import choose_micro_batch, lower, too_much
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import prepare_new, write_listing
 from openmae.tasks.resume import differences, prepare_resume, require_same_data
@@ -40,10 +44,11 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
         )
         if not folder.exists():
             job = prepare_new(kind, config, options, folder)
-            method = kind.build(job.config, job.resolved)
+            method = built(kind, job)
             for number, line in enumerate((kind.start(job.config, method) or "").splitlines()):
                 say("" if number else "Init", line)
-            announce(kind, job, method, folder)
+            choose_micro_batch(kind, job, method)
+            announce(kind, job, method, folder, options)
             if options.dry_run:
                 say("Dry run", "everything fits; nothing was written")
                 return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
@@ -61,7 +66,7 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
             return finished
         with folder.lock():
             job = prepare_resume(kind, config, options, folder)
-            method = kind.build(job.config, job.resolved)
+            method = built(kind, job)
             found, notices = checkpoint.latest(folder.checkpoints)
             for notice in notices:
                 warn(notice)
@@ -80,6 +85,7 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
                 return Results(
                     {"step": at, "steps": job.resolved["total_steps"], "dry_run": True}, folder.path
                 )
+            choose_micro_batch(kind, job, method)
             say("Continue", f"{folder.path} at step {at:,} of {job.resolved['total_steps']:,}")
             if job.changed:
                 folder.write_config(kind.task, job.config.model_dump(mode="json"), job.resolved)
@@ -140,7 +146,7 @@ def _write_start(kind: Kind, job: Job, folder: RunFolder) -> None:
     folder.write_config(kind.task, job.config.model_dump(mode="json"), job.resolved)
 
 
-def _plan(kind: Kind, job: Job, method: Any) -> Plan:
+def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder) -> Plan:
     config, resolved = job.config, job.resolved
     rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
     return Plan(
@@ -163,6 +169,8 @@ def _plan(kind: Kind, job: Job, method: Any) -> Plan:
             "data": resolved["data_hash"],
         }
         | {"method": {"name": kind.method_name, "arguments": method.arguments}},
+        lower=partial(lower, kind, job, folder) if config.micro_batch == "auto" else None,
+        advice=loader_advice(job),
     )
 
 
@@ -177,7 +185,7 @@ def _train(
     config, resolved = job.config, job.resolved
     device = resolve_device(resolved["device"])
     method.to(device)
-    plan = _plan(kind, job, method)
+    plan = _plan(kind, job, method, folder)
     optimizer = adamw(
         method, plan.schedule.peak, config.betas, config.weight_decay, kind.groups(config, method)
     )
@@ -203,7 +211,7 @@ def _train(
             )
             reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
         except torch.OutOfMemoryError:
-            _failed(folder, state, plan, short := _out_of_memory(plan))
+            _failed(folder, state, plan, short := too_much(plan.micro_batch, plan.global_batch))
             raise short from None
         except OpenMAEError as error:
             _failed(folder, state, plan, error)
@@ -229,16 +237,6 @@ def _points(every: float | None, total: int, images: int, batch: int) -> frozens
 
 def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) -> None:
     folder.status("failed", state.step, plan.total, str(error), error.exit_code)
-
-
-def _out_of_memory(plan: Plan) -> MemoryLimitError:
-    if plan.micro_batch == 1:
-        return MemoryLimitError("Out of GPU memory at one image at a time: a smaller model, or cpu")
-    half = max(m for m in range(1, max(plan.micro_batch // 2, 1) + 1) if plan.global_batch % m == 0)
-    return MemoryLimitError(
-        f"Out of GPU memory at {plan.micro_batch} images at a time. Same result: --micro-batch"
-        f" {half} --allow-change micro_batch (accumulates to the same batch)"
-    )
 
 
 def _end(
