@@ -135,11 +135,13 @@ def test_a_longer_run_grows_over_its_new_length(whole):
 
 def test_the_share_that_is_predicted_may_be_changed(whole, tmp_path, capsys):
     out = whole("cross")
-    more = [*words(out, "cross"), "--steps", "20", "--allow-change", "steps", "--dry-run"]
-    changed = ["0.25" if word == "0.5" else word for word in more]
+    other = {"0.5": "0.25", str(STEPS): "20"}
+    changed = [other.get(word, word) for word in words(out, "cross")]
+    changed += ["--dry-run", "--allow-change", "steps"]
     assert main(changed) == 2
     assert "--predict 0.5 -> 0.25 differs from the run" in capsys.readouterr().err
-    assert main([*changed, "--allow-change", "predict"]) == 0
+    assert main([*changed[:-1], "steps,predict"]) == 0
+    assert "would continue at step 12 of 20" in capsys.readouterr().out
 
 
 # Settings.
