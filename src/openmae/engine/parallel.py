@@ -31,6 +31,6 @@ def uncompiled(method: nn.Module) -> AbstractContextManager[Any]:
     """Run compiled blocks as they are written: what is measured on the way has other shapes, and
     compiling each of them would take longer than it saves.
     """
-    blocks = getattr(method, "blocks", list)()
+    blocks: list[nn.Module] = getattr(method, "blocks", list)()
     compiled = any(block._compiled_call_impl is not None for block in blocks)
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

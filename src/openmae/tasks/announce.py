@@ -8,6 +8,7 @@ from openmae.config.base import Options
 from openmae.engine import checkpoint
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import RunFolder, free_space, gigabytes
+from openmae.tasks.attention import summary
 from openmae.tasks.estimate import require_patience, seconds_of, time_line
 from openmae.tasks.fitting import memory_line
 from openmae.tasks.kind import Job, Kind
@@ -52,6 +53,7 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options
         f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
         f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
     )
+    say("", summary(resolved["attention"]))
     size = checkpoint.bytes_needed(method, config.ema is not None)
     if (needs := memory_line(job, method)) is not None:
         say("", needs)

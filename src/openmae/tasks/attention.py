@@ -72,8 +72,8 @@ def resolve_attention(
 
 def where(method: nn.Module) -> dict[str, Place]:
     """The places where a method on the meta device attends in training."""
-    encoder = method.encoder
-    images = torch.zeros(_IMAGES, encoder.in_chans, *encoder.image_size, device="meta")  # type: ignore[union-attr, misc]
+    encoder: Any = method.encoder
+    images = torch.zeros(_IMAGES, encoder.in_chans, *encoder.image_size, device="meta")
     logits = getattr(method, "logits", None)
     rand = Rand(0, 0, 0.0, 0, _IMAGES)
     forward = partial(logits, images) if logits else partial(method, images, rand)
@@ -97,8 +97,8 @@ def candidates(place: Place) -> list[str]:
 
 def summary(choices: Mapping[str, str]) -> str:
     """The choice in words: "attention sdpa", or "attention encoder eager, decoder.blocks sdpa"."""
-    if len(set(choices.values())) == 1:
-        return f"attention {next(iter(choices.values()))}"
+    if len(set(choices.values())) <= 1:
+        return f"attention {next(iter(choices.values()), 'sdpa')}"
     return "attention " + ", ".join(f"{name} {backend}" for name, backend in choices.items())
 
 

@@ -13,6 +13,7 @@ from openmae.engine.device import environment, resolve_device, resolve_precision
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import DataError, StorageError, UsageError
+from openmae.tasks.attention import resolve_attention
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import data_hash, lengths, require_tracker
 
@@ -66,6 +67,10 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
     changed = bool(changes) or not same_data
     if changed:
         resolved |= fresh
+        if set(changes) & {"attention", "precision", "device"}:
+            with torch.device("meta"):
+                method = kind.build(now, resolved)
+            resolved["attention"] = resolve_attention(now, method, resolved)
         kind.recheck(now, resolved, source)
     require_tracker(now)
     _other_machine(folder, device, now.deterministic)
