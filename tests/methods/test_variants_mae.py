@@ -1,7 +1,6 @@
 """The cheaper variants of MAE: each against a plain formulation, in float64, loss and gradients.
 
-Cross-attention decoder with and without fusion, partial prediction, several masks of an image, and
-other image sizes.
+Cross-attention decoder with and without fusion, partial prediction, several masks of an image.
 """
 
 from __future__ import annotations
@@ -9,89 +8,25 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from variant_models import (
+    BATCH,
+    CROSS,
+    FUSED,
+    HIDDEN,
+    LENGTH,
+    gradients,
+    pictures,
+    rand,
+    same,
+    tiny,
+    train,
+)
 
 from openmae.errors import UsageError
-from openmae.methods import MAE
 from openmae.models.masking import MASKS
 from openmae.models.patches import patchify, take
-from openmae.randomness import Rand
 from openmae.weights import load
 from openmae.weights.methodfile import save_method
-
-BATCH, LENGTH, HIDDEN = 4, 24, 18
-CROSS = {"decoder": "cross"}
-FUSED = {"decoder": "cross", "fusion": True}
-
-
-def tiny(**arguments) -> MAE:
-    """A small float64 model with random weights, in training mode."""
-    given = {
-        "encoder": "vit_tiny_patch16_224", "image_size": (32, 48), "patch_size": 8,
-        "encoder_args": {"embed_dim": 32, "depth": 3, "num_heads": 2},
-        "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4,
-    }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MAE(**(given | arguments)).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-                parameter.add_(0.2 * noise)
-    return model
-
-
-def pictures(model: MAE, batch: int = BATCH, size: tuple[int, int] | None = None) -> Tensor:
-    shape = (batch, model.encoder.in_chans, *(size or model.encoder.image_size))
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def rand(rows: int = BATCH, first: int = 0) -> Rand:
-    return Rand(seed=0, step=0, progress=0.0, first=first, rows=rows)
-
-
-Step = tuple[float, dict[str, Tensor]]
-
-
-def gradients(model: MAE) -> dict[str, Tensor]:
-    """The gradient of every parameter that is trained; the biases of keys are left out."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        assert parameter.grad is not None, f"{name} has no gradient"
-        gradient = parameter.grad.clone()
-        if name.endswith("qkv.bias"):
-            gradient[len(gradient) // 3 : 2 * len(gradient) // 3] = 0
-        elif name.endswith("attn.kv.bias"):
-            gradient[: len(gradient) // 2] = 0
-        found[name] = gradient
-    return found
-
-
-def train(model: MAE, images: Tensor, **call) -> Step:
-    model.zero_grad(set_to_none=True)
-    loss = model(images, **call)["loss"]
-    loss.backward()
-    return loss.item(), gradients(model)
-
-
-def gap(ours: Step, reference: Step) -> tuple[float, float]:
-    """Relative differences of the loss, and of the gradients by each tensor's norm."""
-    assert ours[1].keys() == reference[1].keys()
-    most = 0.0
-    for name, want in reference[1].items():
-        assert want.norm() > 1e-9, f"{name}: a zero gradient shows nothing"
-        most = max(most, ((ours[1][name] - want).norm() / want.norm()).item())
-    return abs(ours[0] - reference[0]) / abs(reference[0]), most
-
-
-def same(ours: Step, reference: Step) -> None:
-    loss, gradient = gap(ours, reference)
-    assert loss < 1e-13
-    assert gradient < 1e-12
-
 
 # The training path is the plain formulation.
 
@@ -251,67 +186,6 @@ def test_evaluation_has_one_mask_and_every_hidden_patch(variant):
     assert found.keys() == want.keys() == {"loss", "sample_loss", "pred", "mask"}
     for name, value in want.items():
         torch.testing.assert_close(found[name], value, rtol=1e-13, atol=1e-13)
-
-
-# Other image sizes.
-
-
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("prefix", [0, 5])
-@pytest.mark.parametrize("variant", [{}, {**FUSED, "predict": 0.5}], ids=["self", "cross"])
-def test_another_size_is_the_model_of_that_size(variant, prefix, full):
-    more = {"class_token": False} if prefix == 0 else {"reg_tokens": 4}
-    sizes = {"embed_dim": 32, "depth": 3, "num_heads": 2, **more}
-    model = tiny(**variant, encoder_args=sizes, sizes=[(16, 32), (24, 32)])
-    for size in ((16, 32), (24, 32)):
-        small = tiny(**variant, encoder_args=sizes, image_size=size)
-        own = {n: t for n, t in model.state_dict().items() if not n.endswith("pos_embed")}
-        small.load_state_dict(own, strict=False)
-        images = pictures(model, size=size)
-        found = train(model, images, rand=rand(), full=full)
-        same(found, train(small, images, rand=rand(), full=full))
-
-
-def test_further_sizes_leave_the_file_alone():
-    model = tiny(sizes=[(16, 24)])
-    assert model.state_dict().keys() == tiny().state_dict().keys()
-    assert model.encoder.grid == (4, 6)
-
-
-def test_a_size_that_was_not_asked_for():
-    for model in (tiny(), tiny(sizes=[(16, 24)])):
-        with pytest.raises(ValueError, match=r"images must be \(B, 3, 32, 48\).*, not"):
-            model(pictures(model, size=(24, 24)))
-
-
-def test_learned_positions_have_one_size():
-    model = tiny(sizes=[(16, 24)])
-    model.encoder.vit.pos_embed.requires_grad_(True)
-    model(pictures(model))
-    with pytest.raises(ValueError, match="positions that are learned have one size"):
-        model(pictures(model, size=(16, 24)))
-
-
-@pytest.mark.parametrize("variant", [{}, CROSS], ids=["self", "cross"])
-def test_a_size_is_compiled_once(variant):
-    """Static shapes: as many graphs as a block of its kind has sizes, and none when one returns."""
-    model, graphs = tiny(**variant, sizes=[(16, 24), (24, 32)]), []
-    lower = torch._dynamo.lookup_backend("aot_eager")
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return lower(graph, inputs)
-
-    torch.compiler.reset()
-    counts = []
-    for block in model.blocks():
-        block.compile(backend=backend, fullgraph=True, dynamic=False)
-    for size in ((16, 24), (16, 24), (24, 32), (32, 48), (32, 48), (16, 24)):
-        train(model, pictures(model, size=size), rand=rand())
-        counts.append(len(graphs))
-    torch.compiler.reset()
-    first = counts[0]
-    assert counts == [first, first, 2 * first, 3 * first, 3 * first, 3 * first]
 
 
 @pytest.mark.parametrize("variant", [CROSS, FUSED, {**CROSS, "predict": 0.5}, {"masks": 3}])

@@ -148,7 +148,7 @@ def test_the_share_that_is_predicted_may_be_changed(whole, tmp_path, capsys):
 
 GOOD = {"data": "x", "image_size": 224, "patch_size": 16}
 REFUSED = {
-    "predict": ({"predict": 0.5}, "predict 0.5: the mask tokens of decoder self need each other"),
+    "predict": ({"predict": 0.5}, "predict 0.5: mask tokens of decoder self need each other"),
     "predict 0": ({"predict": 0, "decoder": "cross"}, "predict 0: should be greater than 0"),
     "fusion": ({"decoder_fusion": True}, "decoder self has no decoder-fusion"),
     "masks": ({"masks": 2, "mask": "grid"}, "masks 2: mask grid is the same every time"),

@@ -181,7 +181,7 @@ class PretrainConfig(TrainingConfig):
         if self.decoder == "self" and self.predict < 1:
             yield (
                 "predict",
-                ": the mask tokens of decoder self need each other. Use decoder cross, or predict 1",
+                ": mask tokens of decoder self need each other. Use decoder cross, or predict 1",
             )
         if self.masks > 1 and self.mask == "grid":
             yield "masks", ": mask grid is the same every time. Use mask random or block"

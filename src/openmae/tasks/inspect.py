@@ -51,7 +51,8 @@ def run(config: InspectConfig, options: Options) -> Results:
     if "target" in facts:
         reason = f" ({found.target_reason})" if found is not None else ""
         size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
-        say("Decoder", f"{size}; predicts {facts['target']}{reason}")
+        kind = "cross-attention, " if facts["decoder"] == "cross" else ""
+        say("Decoder", f"{kind}{size}; predicts {facts['target']}{reason}")
     else:
         say("Decoder", "none: it cannot reconstruct images")
     if found is not None and found.extra:
@@ -89,7 +90,8 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
             "what": "mae",
             "target": model.target,
             "mask_ratio": model.mask_ratio,
-            "decoder_dim": model.decoder.embed.out_features,
+            "decoder_dim": model.decoder.pred.in_features,
+            "decoder": model.arguments["decoder"],
             "decoder_depth": len(model.decoder.blocks),
             "decoder_heads": block.attn.num_heads,
         }

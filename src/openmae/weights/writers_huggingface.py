@@ -90,7 +90,7 @@ def hugging_face_config(model: Model) -> dict[str, Any]:
     if isinstance(model, MAE):
         block: Any = model.decoder.blocks[0]
         config |= {
-            "decoder_hidden_size": model.decoder.embed.out_features,
+            "decoder_hidden_size": model.decoder.pred.in_features,
             "decoder_num_hidden_layers": len(model.decoder.blocks),
             "decoder_num_attention_heads": decoders,
             "decoder_intermediate_size": block.mlp.fc1.out_features,
