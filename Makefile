@@ -9,14 +9,23 @@ READY := $(VENV)/.ready
 OLD_TRANSFORMERS ?= 4.57.6 4.50.3
 OLD_READY := $(OLD_TRANSFORMERS:%=.venv-transformers-%/.ready)
 
-.PHONY: help setup quickstart test test-slow old-transformers lint docs bench clean
+# What the benchmarks compare with, in an environment of its own. stable-pretraining joins with
+# BENCH_PEERS=stable-pretraining: see benchmarks/README.md.
+BENCH_PEERS ?=
+BENCH := .venv-bench
+BENCH_READY := $(BENCH)/.ready
+RESULTS := benchmarks/results
+
+.PHONY: help setup quickstart test test-slow old-transformers lint docs clean
+.PHONY: bench bench-peers bench-step bench-memory bench-loader bench-startup bench-scaling bench-curves bench-cuda bench-report
 
 help:
 	@echo "make quickstart   set up and pretrain on built-in real data (a few minutes on 2 CPU cores)"
 	@echo "make test         set up and run the test suite (under 10 minutes on 2 CPU cores)"
 	@echo "make test-slow    the long tests: 100 kills, the full recipes, transformers $(OLD_TRANSFORMERS)"
 	@echo "make lint         ruff and mypy"
-	@echo "make bench        the benchmarks (JSON into benchmarks/results)"
+	@echo "make bench        the benchmarks on CPU, and docs/performance.md from them (about an hour on 2 idle cores)"
+	@echo "make bench-cuda   the training step on a GPU, against the same others"
 
 setup: $(READY)
 
@@ -57,9 +66,48 @@ lint: setup
 docs:
 	@echo "The documentation is Markdown: README.md and docs/ (design, results). Nothing to build yet."
 
-bench: setup
-	$(BIN)/python benchmarks/throughput.py --device cpu --model vit_tiny_patch16_224 --batch-size 16 --repeats 5 --json benchmarks/results/throughput-cpu.json
-	$(BIN)/python benchmarks/loader.py $(if $(PHOTOS),--photos $(PHOTOS)) --json benchmarks/results/loader-cpu.json
+bench: bench-step bench-memory bench-startup bench-scaling bench-curves bench-loader bench-report
+
+# lightly's modules need none of what lightly wants beside them (Lightning, Hydra), hence --no-deps.
+# Its MAE decoder is to go in 1.7. The .pth file reads those of the main environment as well, where
+# the editable openmae is one.
+$(BENCH_READY): | $(READY)
+	@$(BIN)/python -m venv --clear --without-pip $(BENCH)
+	@site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" > "$$($(BENCH)/bin/python -c "$$site")/main.pth"
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --only-binary :all: --no-deps "lightly>=1.5.20,<1.7"
+	$(if $(BENCH_PEERS),$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --only-binary :all: $(BENCH_PEERS))
+	@touch $@
+
+bench-peers: $(BENCH_READY)
+
+bench-step: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/throughput.py --device cpu --model vit_base_patch16_224 --batch-size 16 --repeats 7 --json $(RESULTS)/throughput-cpu-base.json
+	$(BENCH)/bin/python benchmarks/throughput.py --device cpu --model vit_small_patch16_224 --decoder-depth 2 --decoder-dim 256 --decoder-heads 8 --batch-size 16 --repeats 15 --json $(RESULTS)/throughput-cpu-small.json
+
+bench-memory: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/memory.py --device cpu --json $(RESULTS)/memory-cpu.json
+
+bench-startup: setup
+	$(BIN)/python benchmarks/startup.py --json $(RESULTS)/startup-cpu.json
+
+bench-scaling: setup
+	$(BIN)/python benchmarks/scaling.py --json $(RESULTS)/scaling-cpu.json
+
+bench-curves: setup
+	$(BIN)/python benchmarks/curves.py --json $(RESULTS)/curves-digits.json
+
+bench-loader: setup
+	$(BIN)/python benchmarks/loader.py $(if $(PHOTOS),--photos $(PHOTOS)) --rounds 15 --json $(RESULTS)/loader-cpu.json
+
+bench-cuda: $(BENCH_READY)
+	for size in small_patch16 base_patch16 large_patch16 huge_patch14; do \
+		$(BENCH)/bin/python benchmarks/throughput.py --device cuda --model vit_$${size}_224 --batch-size 256 --compile --profile --json $(RESULTS)/throughput-cuda-$$size.json && \
+		$(BENCH)/bin/python benchmarks/throughput.py --device cuda --model vit_$${size}_224 --batch-size max --compile --json $(RESULTS)/throughput-cuda-$$size-max.json || exit 1; \
+	done
+
+bench-report: setup
+	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) .venv-transformers-* build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-transformers-* $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ from typing import Any
 import record
 import torch
 from peers import PEERS
-from steps import OURS, THEIRS, Rows, model_of, random_images
+from steps import OURS, THEIRS, Rows, add_sizes, described, model_of, random_images
 
 from openmae.engine.device import resolve_device, resolve_precision
 from openmae.engine.measure import wait
@@ -87,9 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "memory",
         **record.origin(torch.device(args.device)),
-        "model": args.model,
-        "image_size": args.image_size,
-        "decoder": [args.decoder_depth, args.decoder_dim, args.decoder_heads],
+        **described(args),
         "batch_size": args.batch,
         "precision": args.precision,
         "repeats": args.repeats,
@@ -113,16 +111,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add_sizes(parser)
     add("--device", default="auto")
-    add("--model", default="vit_base_patch16_224")
     add("--batch-size", type=int, default=16, dest="batch")
     add("--repeats", type=int, default=3)
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     add("--peers", default="all", help="comma-separated, all or none")
-    add("--image-size", type=int, default=224)
-    add("--decoder-dim", type=int, default=512)
-    add("--decoder-depth", type=int, default=8)
-    add("--decoder-heads", type=int, default=16)
     add("--json", type=Path)
     add("--family", help=argparse.SUPPRESS)
     add("--variant", help=argparse.SUPPRESS)

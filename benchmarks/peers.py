@@ -66,6 +66,8 @@ def transformers(model: MAE) -> Peer:
     with tempfile.TemporaryDirectory() as folder:
         write_hugging_face(model, Path(folder) / "model")
         other = ViTMAEForPreTraining.from_pretrained(Path(folder) / "model")
+    for parameter in (other.vit.embeddings.position_embeddings, other.decoder.decoder_pos_embed):
+        parameter.requires_grad_(False)  # as its class makes them; loading a folder loses it
     own = other.config._attn_implementation
     return Peer(
         name="transformers",
@@ -153,10 +155,16 @@ def stable_pretraining(model: MAE) -> Peer:
     """`stable_pretraining.methods.MAE`. Its decoder has no class token and projects mask tokens
     apart from visible ones, so the decoder's weights are its own.
     """
-    from stable_pretraining.methods import MAE as OtherMAE
+    from stable_pretraining import methods
 
-    decoder = model.decoder
-    other = OtherMAE(
+    decoder, chans = model.decoder, model.encoder.in_chans
+
+    def formula(pred: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+        # its patches have the channel first
+        pred = pred.unflatten(-1, (-1, chans)).transpose(-1, -2).flatten(-2)
+        return other.loss_fn(pred, images, mask)
+
+    other = methods.MAE(
         copy.deepcopy(model.encoder.vit),
         decoder_embed_dim=decoder.embed.out_features,
         decoder_depth=len(decoder.blocks),
@@ -169,7 +177,7 @@ def stable_pretraining(model: MAE) -> Peer:
         module=other,
         loss=lambda images, noise: other(images).loss,
         shipped={"attention": "sdpa", "optimizer": "plain"},
-        formula=lambda pred, images, mask: other.loss_fn(pred, images, mask),
+        formula=formula,
         note="its decoder's weights cannot be ours (no class token): compared by its loss formula",
     )
 
@@ -182,7 +190,10 @@ def reference(model: MAE) -> Peer:
         name="reference",
         module=other,
         loss=other,
-        attention={"sdpa": partial(other.attention, True), "eager": partial(other.attention, False)},
+        attention={
+            "sdpa": partial(other.attention, True),
+            "eager": partial(other.attention, False),
+        },
         # as the published training script: it reads the loss at every step
         shipped={"attention": "eager", "optimizer": "plain", "reads_loss": "every step"},
     )

@@ -25,9 +25,7 @@ def costs(row: Row, device: torch.device, steps: int = 3) -> dict[str, Any]:
             row.step()
         wait(device)
     on_device = device.type == "cuda"
-    events = [
-        e for e in found.key_averages() if not on_device or e.device_type == DeviceType.CUDA
-    ]
+    events = [e for e in found.key_averages() if not on_device or e.device_type == DeviceType.CUDA]
     seconds = {
         e.key: (e.self_device_time_total if on_device else e.self_cpu_time_total) / 1e6 / steps
         for e in events

@@ -27,14 +27,13 @@ def origin(device: torch.device) -> dict[str, Any]:
             peers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             peers[name] = None
+    changed = _git("status", "--porcelain", "-uno", "src", "benchmarks")
     return {
         "command": command(sys.argv),
         "machine": environment(device),
         "peer_versions": peers,
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain", "-uno", "src", "benchmarks").split("\n"))
-        if _git("status", "--porcelain", "-uno", "src", "benchmarks")
-        else 0,
+        "changed_files": len(changed.splitlines()),  # not committed when it ran
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import record
 import torch
-from steps import Rows, model_of, random_images
+from steps import Rows, add_sizes, described, model_of, random_images
 from throughput import WARM_UP, window
 
 from openmae.engine.device import cpu_count, threads
@@ -33,9 +33,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 seconds = window(row, 1, device)
             if number >= WARM_UP:
                 times[count].append(seconds)
-    found = [
-        {"threads": count, **record.summary(taken)} for count, taken in sorted(times.items())
-    ]
+    found = [{"threads": count, **record.summary(taken)} for count, taken in sorted(times.items())]
     one = found[0]
     for line in found:
         line["images_per_s"] = args.batch / line["median_s"]
@@ -45,9 +43,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "scaling",
         **record.origin(device),
         "cores": cpu_count(),
-        "model": args.model,
-        "image_size": args.image_size,
-        "decoder": [args.decoder_depth, args.decoder_dim, args.decoder_heads],
+        **described(args),
         "batch_size": args.batch,
         "repeats": args.repeats,
         "rows": found,
@@ -60,14 +56,10 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", default="vit_base_patch16_224")
+    add_sizes(parser)
     add("--batch-size", type=int, default=16, dest="batch")
     add("--repeats", type=int, default=7)
     add("--threads", default="1,2", help="numbers of threads, comma-separated")
-    add("--image-size", type=int, default=224)
-    add("--decoder-dim", type=int, default=512)
-    add("--decoder-depth", type=int, default=8)
-    add("--decoder-heads", type=int, default=16)
     add("--json", type=Path)
     args = parser.parse_args()
     args.threads = sorted({int(word) for word in args.threads.split(",")})

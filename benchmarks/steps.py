@@ -70,6 +70,26 @@ def sizes(args: argparse.Namespace) -> dict[str, Any]:
         "decoder_dim": args.decoder_dim,
         "decoder_depth": args.decoder_depth,
         "decoder_heads": args.decoder_heads,
+        "encoder_args": {"depth": args.depth} if args.depth else {},
+    }
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options that size the model; the paper's by default."""
+    parser.add_argument("--model", default="vit_base_patch16_224", help="a timm name")
+    parser.add_argument("--depth", type=int, help="blocks of the encoder; the model's by default")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--decoder-dim", type=int, default=512)
+    parser.add_argument("--decoder-depth", type=int, default=8)
+    parser.add_argument("--decoder-heads", type=int, default=16)
+
+
+def described(args: argparse.Namespace) -> dict[str, Any]:
+    """The model, for a result."""
+    return {
+        "model": args.model if args.depth is None else f"{args.model}, {args.depth} blocks",
+        "image_size": args.image_size,
+        "decoder": [args.decoder_depth, args.decoder_dim, args.decoder_heads],
     }
 
 
@@ -93,7 +113,11 @@ def ours(model: MAE, args: argparse.Namespace, compiled: bool) -> Peer:
         for block in method.blocks():
             block.compile()
     words = "; ".join(f"{name} {backend}" for name, backend in chosen.items())
-    return Peer("openmae", method, lambda x, noise: method(x, noise=noise)["loss"], {}, {"a": words})
+
+    def loss(images: Tensor, noise: Tensor | None) -> Tensor:
+        return method(images, noise=noise)["loss"]
+
+    return Peer("openmae", method, loss, {}, {"attention": words})
 
 
 def full_path(peer: Peer) -> Loss:
@@ -151,7 +175,7 @@ class Rows:
         peer = self.family(family, compiled)
         assert peer is not None
         if family == "openmae":
-            settings = {"attention": peer.shipped["a"], "optimizer": "fused"}
+            settings = {"attention": peer.shipped["attention"], "optimizer": "fused"}
             loss = full_path(peer) if variant == "full path" else peer.loss
         else:
             settings = dict(peer.shipped)

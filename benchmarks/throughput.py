@@ -24,7 +24,7 @@ import record
 import torch
 from peers import PEERS
 from profiles import costs, print_costs
-from steps import Row, Rows, model_of, random_images, require_same
+from steps import Row, Rows, add_sizes, described, model_of, random_images, require_same
 from torch import Tensor
 
 from openmae.engine.device import resolve_device, resolve_precision
@@ -95,14 +95,18 @@ def in_turn(rows: Rows, images: Tensor, args: argparse.Namespace) -> list[dict[s
 
 
 def largest(rows: Rows, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every row alone, at twice the batch as long as it fits, then timed at the last that did."""
-    device, found = torch.device(args.device), []
+    """Every row alone, at twice the batch as long as it fits, then timed at the last that did. A
+    compiled row begins where the same one without compiling ended.
+    """
+    device, found, begins = torch.device(args.device), [], dict[str, int]()
     for family, variant in rows.wanted():
-        batch, best = args.start, 0
+        compiled = variant.endswith("compiled")
+        batch, best = begins.get(family, args.start) if compiled else args.start, 0
         while batch <= args.most and _fits(rows, family, variant, batch, device):
             best, batch = batch, 2 * batch
         if not best:
-            raise SystemExit(f"{family}: no room for {args.start} images")
+            raise SystemExit(f"{family}, {variant}: no room for {batch} images")
+        begins[family] = best
         row = rows.row(family, variant, random_images(rows.model, best, device))
         begin(row, device)
         reset_peak(device)
@@ -189,9 +193,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "throughput",
         **record.origin(device),
-        "model": args.model,
-        "image_size": args.image_size,
-        "decoder": [args.decoder_depth, args.decoder_dim, args.decoder_heads],
+        **described(args),
         "batch_size": args.batch_size,
         "interleaved": args.batch_size != "max",
         "repeats": args.repeats,
@@ -230,8 +232,8 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add_sizes(parser)
     add("--device", default="auto")
-    add("--model", default="vit_base_patch16_224", help="a timm name")
     add("--batch-size", default="16", help="images, or max: the largest of each")
     add("--repeats", type=int, default=7, help="timed windows of each")
     add("--window", type=int, help="steps of a window; 1 on CPU, 10 on CUDA")
@@ -240,10 +242,6 @@ def parse() -> argparse.Namespace:
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     add("--peers", default="all", help="comma-separated, all or none")
     add("--profile", action="store_true", help="where the time goes, kernel by kernel")
-    add("--image-size", type=int, default=224)
-    add("--decoder-dim", type=int, default=512)
-    add("--decoder-depth", type=int, default=8)
-    add("--decoder-heads", type=int, default=16)
     add("--start", type=int, default=32, help="of --batch-size max: the first batch")
     add("--most", type=int, default=8192, help="of --batch-size max: the last batch")
     add("--json", type=Path)
