@@ -8,7 +8,7 @@ import yaml
 from openmae.cli import WITH_RECIPE
 from openmae.config import TASKS, resolve, settings
 from openmae.config.pretrain import PretrainConfig
-from openmae.config.recipe import FOLDER, about, read_recipe, read_yaml, shipped
+from openmae.config.recipe import FOLDER, RECIPES_OF, about, read_recipe, read_yaml, shipped
 from openmae.errors import UsageError
 
 ALL = [(folder.name, name) for folder in sorted(FOLDER.iterdir()) for name in shipped(folder.name)]
@@ -163,4 +163,5 @@ def test_shipped_recipe(task, name):
 
 def test_there_is_no_folder_of_recipes_without_a_task():
     assert {path.name for path in FOLDER.iterdir()} <= TASKS.keys()
-    assert {task for task, _ in ALL} == set(WITH_RECIPE)
+    assert {task for task, _ in ALL} == set(WITH_RECIPE) - RECIPES_OF.keys()
+    assert set(RECIPES_OF.values()) <= {task for task, _ in ALL}

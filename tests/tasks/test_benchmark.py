@@ -105,6 +105,8 @@ def test_a_dry_run_measures_nothing(capsys):
         (["-o", "nowhere/x.json"], 4, "does not exist"),
         (["--workers", "999"], 2, "0 to 256"),
         (["--predict", "0.5"], 2, "cross"),
+        (["--value-range", "2"], 2, "LOW:HIGH"),
+        (["--bands", "0"], 2, "counted from 1"),
     ],
 )
 def test_mistakes(words, code, said, capsys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from openmae.config.base import Settings, setting
 from openmae.config.pretrain import PretrainConfig
-from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, pair
+from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, pair, parse_range
 
 _ARCHITECTURE = (
     "model", "dim", "depth", "heads", "image_size", "patch_size", "channels", "mask", "mask_ratio",
@@ -80,6 +82,13 @@ class BenchmarkConfig(Settings):
         "auto", "of 16-bit and float images, such as 0:65535; auto looks", DATA, "free"
     )
 
+    @field_validator("value_range")
+    @classmethod
+    def _range(cls, text: str) -> str:
+        if text != "auto":
+            parse_range(text)
+        return text
+
     @classmethod
     def reworded(
         cls, values: Mapping[str, Any], spell: Callable[[str], str], typed: bool
@@ -90,6 +99,9 @@ class BenchmarkConfig(Settings):
             return {k: v for k, v in words.items() if k in (*_ARCHITECTURE, *_STEP)}
         if str(words.get("batch_size")).lower() == "auto":
             words["batch_size"] = None
+        if words.get("bands") and "channels" not in words:  # as of pretrain: bands are channels
+            bands = words["bands"]
+            words["channels"] = len(bands) if isinstance(bands, list | tuple) else 1
         return words
 
     def pretraining(self) -> PretrainConfig:

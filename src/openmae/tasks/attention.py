@@ -76,6 +76,8 @@ def where(method: nn.Module) -> dict[str, Place]:
     images = torch.zeros(_IMAGES, encoder.in_chans, *encoder.image_size, device="meta")
     logits = getattr(method, "logits", None)
     rand = Rand(0, 0, 0.0, 0, _IMAGES)
+    if logits:  # which comes after the draws in a step
+        method.draw_paths(_IMAGES, rand, images.device)  # type: ignore[operator]
     forward = partial(logits, images) if logits else partial(method, images, rand)
     with torch.no_grad():
         return places(method, _IMAGES, forward)
