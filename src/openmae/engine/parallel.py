@@ -19,9 +19,10 @@ def parallelize(method: nn.Module, compile_blocks: bool) -> nn.Module:
     """
     if compile_blocks:
         blocks = method.blocks()  # type: ignore[operator]
-        # Blocks share their code, and may differ in mode or drop path: each may need its own graph.
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, 8 + 2 * len(blocks))
+        # Blocks share their code, and may differ in mode or drop path: each may need its own graph,
+        # and one more for each further image size.
+        limit, sizes = torch._dynamo.config.recompile_limit, 1 + len(getattr(method, "sizes", ()))
+        torch._dynamo.config.recompile_limit = max(limit, 8 + 2 * len(blocks) * sizes)
         for block in blocks:
             block.compile(fullgraph=True, dynamic=False)
     return method

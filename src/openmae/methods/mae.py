@@ -85,7 +85,7 @@ class MAE(nn.Module):
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.target, self.mask, self.mask_ratio = target, mask, mask_ratio
         self.predict, self.masks = predict, masks
-        self._sizes = {(size[0], size[1]) for size in sizes}
+        self.sizes = {(size[0], size[1]) for size in sizes}
         try:
             if in_chans < 1 or len(mean) != in_chans or len(std) != in_chans:
                 raise ValueError(f"{in_chans} channels, mean of {len(mean)}, std of {len(std)}")
@@ -126,7 +126,7 @@ class MAE(nn.Module):
             raise ValueError(f"predict {self.predict} must be in (0, 1], masks {self.masks} >= 1")
         if self.masks > 1 and self.mask == "grid":
             raise ValueError("a grid mask is the same every time: masks must be 1")
-        for height, wide in (self.encoder.image_size, *self._sizes):
+        for height, wide in (self.encoder.image_size, *self.sizes):
             if height % p or wide % q:
                 raise ValueError(f"images of {height}x{wide} do not divide into patches of {p}x{q}")
             with torch.device("cpu"):  # does the mask fit the grid? Values count, also on "meta"
@@ -238,7 +238,7 @@ class MAE(nn.Module):
     def _grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of a batch; ValueError for a size that is not trained at."""
         encoder, (height, wide) = self.encoder, images.shape[-2:]
-        chans, sizes = encoder.in_chans, (encoder.image_size, *sorted(self._sizes))
+        chans, sizes = encoder.in_chans, (encoder.image_size, *sorted(self.sizes))
         if images.dim() != 4 or images.shape[1] != chans or (height, wide) not in sizes:
             want = " or ".join(f"(B, {chans}, {h}, {w})" for h, w in sizes)
             raise ValueError(f"images must be {want}, not {tuple(images.shape)}")
