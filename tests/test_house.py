@@ -121,6 +121,12 @@ def test_files_of_tests_are_short():
     assert long == []
 
 
+def test_names_of_test_files_are_unlike():
+    """The folders are no packages, so pytest takes two files of one name for the same."""
+    names = [p.name for p in Path(__file__).parent.rglob("*.py") if p.name != "conftest.py"]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_no_drawer_for_the_rest():
     drawers = {"utils", "util", "misc", "common", "helpers"}
     assert [n for n in NAMES if set(Path(n).with_suffix("").parts) & drawers] == []
