@@ -40,6 +40,7 @@ _COMMANDS = (
     "convert",
     "export",
     "pack",
+    "benchmark",
 )
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]

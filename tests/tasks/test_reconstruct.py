@@ -126,7 +126,6 @@ def test_single_files_and_another_ratio(run, models, classes, tmp_path):
     [
         ("{run}/encoder.safetensors {data}", 4, "has no decoder"),
         ("{run} {data} --mask-ratio 0.95", 2, "keeps 0 of 16 patches"),
-        ("{run} digits", 3, "1 channel"),
         ("{run} {data}/nothing.png", 3, "does not exist"),
     ],
 )
@@ -147,3 +146,8 @@ def test_sets_of_images_are_opened(run, trained, classes, tmp_path):
     said = run("reconstruct", trained, tmp_path / "a.npy", "-o", tmp_path / "y.png", "--json")
     assert (tmp_path / "y.png").exists()
     assert said.count("masked-patch MSE") == 3
+
+
+def test_gray_images_are_shown_by_a_colour_model(run, trained, tmp_path):
+    run("reconstruct", trained, "digits", "-o", tmp_path / "x.png", "--max-images", 1)
+    assert (tmp_path / "x.png").exists()
