@@ -5,8 +5,6 @@ N images, draws of an epoch: N, whatever the weights.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,20 +28,19 @@ class Order:
     ) -> None:
         self.seed, self.length, self.repeats = seed, length, repeats
         self.weights = weights
+        self._kept: tuple[int, NDArray[np.int64]] | None = None  # the epoch in use, and its draws
 
     def __call__(self, position: int) -> int:
         """The image at a position."""
         epoch, offset = divmod(position // self.repeats, self.length)
-        if self.weights is None:
-            return int(_permutation(self.seed, epoch, self.length)[offset])
-        return int(self._sample(epoch)[offset])
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (epoch, self._draws(epoch))
+        return int(self._kept[1][offset])
 
-    def _sample(self, epoch: int) -> NDArray[np.int64]:
-        kept: tuple[int, NDArray[np.int64]] | None = self.__dict__.get("_kept")
-        if kept is None or kept[0] != epoch:
-            assert self.weights is not None
-            kept = self.__dict__["_kept"] = (epoch, weighted(self.seed, epoch, self.weights))
-        return kept[1]
+    def _draws(self, epoch: int) -> NDArray[np.int64]:
+        if self.weights is None:
+            return permutation(self.seed, epoch, self.length)
+        return weighted(self.seed, epoch, self.weights)
 
 
 def weighted(seed: int, epoch: int, weights: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -59,8 +56,3 @@ def weighted(seed: int, epoch: int, weights: NDArray[np.float64]) -> NDArray[np.
     drawn = first[np.minimum(np.searchsorted(edges, at, side="right"), length - 1)]
     # another permutation, else the copies of an image stand in a row
     return drawn[np.argsort(words(seed, "weighted-order", epoch, 1, length)[0], kind="stable")]
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return permutation(seed, epoch, length)
