@@ -90,10 +90,10 @@ def test_it_starts_from_the_encoder_with_a_fresh_head(trained, classes, run, tmp
 
 
 def test_stopped_and_continued_is_to_the_bit(trained, classes, tuned, tmp_path, monkeypatch):
-    from openmae.tasks import training
+    from openmae.tasks import running
 
     out = tmp_path / "run"
-    whole = training.train
+    whole = running.train
     seen = []
 
     def stops(state, batches, plan, folder, stop, evaluate=None, at=frozenset(), track=None):
@@ -102,7 +102,7 @@ def test_stopped_and_continued_is_to_the_bit(trained, classes, tuned, tmp_path, 
             stop.reason = lambda: "a test" if state.step == 3 else None
         return whole(state, batches, plan, folder, stop, evaluate, at, track)
 
-    monkeypatch.setattr(training, "train", stops)
+    monkeypatch.setattr(running, "train", stops)
     words = ["finetune", str(trained), str(classes), "--out", str(out), *FAST]
     assert main(words) == 75
     assert main(words) == 0

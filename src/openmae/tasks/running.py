@@ -1,0 +1,175 @@
+"""The part of a run that trains: from a method and its checkpoint to what the run leaves behind."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from openmae.data.loader import TrainBatches, loader
+from openmae.data.sources import Cached
+from openmae.engine import checkpoint
+from openmae.engine.device import auto_workers, deterministic, resolve_device, threads
+from openmae.engine.ema import EMA
+from openmae.engine.log import duration, say
+from openmae.engine.loop import Plan, State, train
+from openmae.engine.optim import Schedule, absolute_lr, adamw
+from openmae.engine.parallel import parallelize
+from openmae.engine.runfolder import Results, RunFolder, read_jsonl
+from openmae.engine.signals import StopRequest
+from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
+from openmae.report.figures import plot_curves
+from openmae.tasks.estimate import loader_advice
+from openmae.tasks.fitting import lower, too_much
+from openmae.tasks.kind import Job, Kind
+from openmae.weights import save_encoder
+
+
+def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder) -> Plan:
+    config, resolved = job.config, job.resolved
+    rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
+    return Plan(
+        total=resolved["total_steps"],
+        global_batch=config.batch_size,
+        micro_batch=resolved["micro_batch"],
+        schedule=Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"]),
+        seed=config.seed,
+        device=torch.device(resolved["device"]),
+        precision=resolved["precision"],
+        epoch_images=len(job.source),
+        clip=config.clip,
+        log_every=config.log_every,
+        save_every=resolved["save_every"],
+        keep=config.keep,
+        max_skips=config.max_skips,
+        record={
+            "seed": config.seed,
+            "global_batch": config.batch_size,
+            "data": resolved["data_hash"],
+        }
+        | {"method": {"name": kind.method_name, "arguments": method.arguments}},
+        lower=partial(lower, kind, job, folder) if config.micro_batch == "auto" else None,
+        advice=loader_advice(job),
+    )
+
+
+def train_job(
+    kind: Kind,
+    job: Job,
+    method: Any,
+    folder: RunFolder,
+    stop: StopRequest,
+    found: checkpoint.Checkpoint | None,
+) -> Results:
+    """Train a method from a checkpoint, or from its first step, to the end or a stop."""
+    config, resolved = job.config, job.resolved
+    device = resolve_device(resolved["device"])
+    method.to(device)
+    plan = _plan(kind, job, method, folder)
+    optimizer = adamw(
+        method, plan.schedule.peak, config.betas, config.weight_decay, kind.groups(config, method)
+    )
+    ema = EMA(method, config.ema) if config.ema else None
+    state = State(method, optimizer, ema)
+    if found is not None:
+        checkpoint.restore(found, method, optimizer, ema)
+        state.step = found.step
+    parallelize(method, resolved["compile"])
+    workers = auto_workers(device.type) if config.workers is None else config.workers
+    source = Cached(job.source) if resolved["cache"] and not workers else job.source
+    transform = kind.transform(config, resolved)
+    batches = TrainBatches(
+        source, transform, config.seed, config.batch_size, config.bad_images, repeats=config.repeats
+    )
+    stop.watch(folder.path)
+    with threads(resolved["threads"]), deterministic(config.deterministic):
+        evaluator = kind.evaluator(job, folder, plan, device)
+        points = _points(config.eval_every, plan.total, len(job.source), config.batch_size)
+        try:
+            stream = loader(
+                batches, range(state.step, plan.total), workers, pin=device.type == "cuda"
+            )
+            reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
+        except torch.OutOfMemoryError:
+            _failed(folder, state, plan, short := too_much(plan.micro_batch, plan.global_batch))
+            raise short from None
+        except OpenMAEError as error:
+            _failed(folder, state, plan, error)
+            raise
+        try:
+            return _end(kind, job, state, plan, folder, reason)
+        except OSError as error:
+            text = (
+                f"{folder.path}: {error.strerror or error}. The checkpoint is safe: free some space"
+            )
+            _failed(folder, state, plan, refused := StorageError(f"{text}, then run it again"))
+            raise refused from None
+
+
+def _points(every: float | None, total: int, images: int, batch: int) -> frozenset[int]:
+    """The steps after which to evaluate: every `every` epochs, ten times a run by default, and at
+    the end.
+    """
+    interval = max(1, round(every * images / batch)) if every else max(1, total // 10)
+    last = total - interval // 2  # no evaluation just before the one at the end
+    return frozenset([*range(interval, last, interval), total])
+
+
+def _failed(folder: RunFolder, state: State, plan: Plan, error: OpenMAEError) -> None:
+    folder.status("failed", state.step, plan.total, str(error), error.exit_code)
+
+
+def _end(
+    kind: Kind, job: Job, state: State, plan: Plan, folder: RunFolder, reason: str | None
+) -> Results:
+    """Write what a run leaves behind, or say how to go on."""
+    if reason is not None:
+        folder.status("stopped", state.step, plan.total, reason, STOPPED_EARLY)
+        saved = (
+            f"saved step {state.step:,} of {plan.total:,}" if state.step else "nothing to save yet"
+        )
+        say("Stopped", f"{reason}: {saved}. The same command again continues")
+        plot_curves(folder)
+        return Results({"step": state.step, "stopped": reason}, folder.path, STOPPED_EARLY)
+    if state.ema:
+        state.ema.swap()
+    about = {"weights": "ema" if state.ema else "raw", "step": str(state.step)}
+    about |= kind.about(job.config, job.resolved)
+    save_encoder(folder.encoder, state.method.encoder, about)  # type: ignore[arg-type]
+    rows = read_jsonl(folder.metrics)
+    results: dict[str, Any] = {
+        "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
+    }
+    results |= kind.finish(job, state, folder)
+    plot_curves(folder)
+    if state.ema:
+        state.ema.swap()
+    results |= {
+        "steps": plan.total,
+        "images_seen": plan.total * plan.global_batch,
+        "skipped_steps": sum(r.get("skipped", 0) for r in rows),
+        "seed": job.config.seed,
+    }
+    folder.write_json("results.json", results)
+    folder.status("done", plan.total, plan.total, exit_code=0)
+    more = "".join(f", {n} {results[n]:.4f}" for n in ("val_loss", "knn_accuracy") if n in results)
+    loss = "unknown" if results["loss"] is None else f"{results['loss']:.4f}"
+    skipped = results["skipped_steps"]
+    say(
+        "Done",
+        f"loss {loss}{more}, {duration(_seconds(rows))} of training, {skipped} skipped steps",
+    )
+    for number, line in enumerate(kind.next_steps(job, folder)):
+        say("" if number else "Next", line)
+    return Results(results, folder.path)
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    """Time of all windows of steps that were logged."""
+    timed = [r for r in rows if r.get("images_per_s")]
+    before = [0, *(r["step"] for r in timed)]
+    batch = timed[-1]["images"] / timed[-1]["step"] if timed else 0
+    return sum(
+        batch * (r["step"] - b) / r["images_per_s"] for r, b in zip(timed, before, strict=False)
+    )
