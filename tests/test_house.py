@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "weights": {"methods", "targets", "models", "engine.checkpoint", "engine.tensorfile"},
     "report": {"data", "methods", "models", "weights", "engine.runfolder"},
     "tasks": {"config", "data", "engine", "methods", "targets", "models", "weights", "report"},
-    "cli": {"config"},
+    "cli": {"config", "words"},
+    "words": {"config"},
     "__main__": {"cli"},
 }
 LAZY = {"cli": {"tasks"}}

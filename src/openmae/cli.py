@@ -12,11 +12,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from openmae import __version__
 from openmae.config import TASKS, Options, command_of, no_command, resolve, settings
@@ -30,6 +30,7 @@ from openmae.errors import (
     UsageError,
     did_you_mean,
 )
+from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
@@ -135,39 +136,54 @@ def _named(line: str) -> Callable[[], None]:
     return body
 
 
-def spell(name: str, model: type[Settings] | None = None) -> str:
-    """A setting as it is typed: mask_ratio -> --mask-ratio, the positional data -> DATA."""
-    if model is not None and name in model.model_fields and extra_of(model, name)["positional"]:
-        return name.upper()
-    return "--" + name.replace("_", "-")
-
-
 def _split(given: dict[str, Any]) -> tuple[dict[str, Any], Options, bool, bool]:
     """Settings, options of the command, --json and --debug."""
     as_json, debug = bool(given.pop("json", False)), bool(given.pop("debug", False))
     recipe, dry_run, allow = (given.pop(n, None) for n in ("recipe", "dry_run", "allow_change"))
     ask = not (given.pop("yes", False) or as_json)
-    options = Options(recipe, bool(dry_run), _names(allow), ask)
+    options = Options(recipe, bool(dry_run), names(allow), ask)
     return given, options, as_json, debug
+
+
+def resolved(
+    task: str, given: dict[str, Any], options: Options, spelling: Callable[[str], str]
+) -> Settings:
+    """The settings of a task on top of its recipe; runs nothing."""
+    base = read_recipe(task, options.recipe) if options.recipe else None
+    model = settings(task)
+    for name in options.allow_change:
+        if name not in model.model_fields:
+            near = did_you_mean(name, model.model_fields)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"--allow-change {name}: no such setting.{hint}")
+    return resolve(model, given, base, spelling, source=options.recipe or "")
 
 
 def execute(
     task: str, given: dict[str, Any], options: Options, spelling: Callable[[str], str]
 ) -> Any:
     """Resolve the settings of a task and run it."""
-    base = read_recipe(task, options.recipe) if options.recipe else None
+    config = resolved(task, given, options, spelling)
+    told = replace(options, spell=spelling, check=check)
+    return importlib.import_module(f"openmae.tasks.{task.split()[-1]}").run(config, told)
+
+
+def check(words: list[str]) -> tuple[str, Settings]:
+    """The task and the settings of a whole command, as it would run; runs nothing.
+
+    Raises:
+        UsageError: the command would refuse these words.
+    """
+    task = command_of(words)
+    try:
+        function, bound, _ = _build(task).parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UsageError(message(error, words)) from None
+    if task is None or function.__name__ != "body":
+        raise UsageError(no_command(words))
     model = settings(task)
-    for name in options.allow_change:
-        if name not in model.model_fields:
-            near = did_you_mean(name, model.model_fields)
-            raise UsageError(
-                f"--allow-change {name}: no such setting."
-                + (f" Did you mean {near[0]}?" if near else "")
-            )
-    config = resolve(model, given, base, spelling, source=options.recipe or "")
-    return importlib.import_module(f"openmae.tasks.{task.split()[-1]}").run(
-        config, replace(options, spell=spelling)
-    )
+    given, options, _, _ = _split({k: v for k, v in bound.arguments.items() if v is not None})
+    return task, resolved(task, given, options, lambda name: spell(name, model))
 
 
 def python_call(task: str) -> Callable[..., Any]:
@@ -187,9 +203,9 @@ def python_call(task: str) -> Callable[..., Any]:
         options = Options(
             given.pop("recipe", None),
             given.pop("dry_run", False),
-            _names(given.pop("allow_change", ())),
+            names(given.pop("allow_change", ())),
         )
-        given = {k: _plain_paths(v) for k, v in given.items()}
+        given = {k: plain_paths(v) for k, v in given.items()}
         return execute(task, given, options, lambda name: f"{name} =")
 
     call.__name__ = call.__qualname__ = task.replace(" ", "_")
@@ -202,18 +218,6 @@ def _out_of_memory(error: Exception) -> bool:
     """Memory of the device or of the machine; without importing torch."""
     named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
     return named or isinstance(error, MemoryError)
-
-
-def _names(words: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Names of settings from "lr,data" or a list, however they are spelt."""
-    parts = words.split(",") if isinstance(words, str) else words or ()
-    return tuple(w.strip().lstrip("-").replace("-", "_") for w in parts if w.strip())
-
-
-def _plain_paths(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain_paths(v) for v in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _python_signature(task: str) -> inspect.Signature:
@@ -256,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OpenMAEError, CycloptsError) as error:
         if debug:
             raise
-        print(f"openmae: {_message(error, words)}", file=sys.stderr)
+        print(f"openmae: {message(error, words)}", file=sys.stderr)
         return getattr(error, "exit_code", 2) if isinstance(error, OpenMAEError) else 2
     except (MemoryError, RuntimeError) as error:
         if debug or not _out_of_memory(error):
@@ -276,20 +280,6 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         print(f"openmae: {where}{error.strerror or error}", file=sys.stderr)
         return StorageError.exit_code
-
-
-def _message(error: Exception, words: list[str]) -> str:
-    if isinstance(error, OpenMAEError):
-        return str(error)
-    known = (task := command_of(words)) is not None and words[0] == task.split()[0]
-    if isinstance(error, UnknownOptionError) and known:
-        option = error.token.keyword or error.token.value
-        near = did_you_mean(option, [n for a in error.argument_collection for n in a.names])
-        hint = f"Did you mean {near[0]}?" if near else f"See openmae {task} --help"
-        return f"{option} is not an option of {task}. {hint}"
-    if words and not known and not words[0].startswith("-"):
-        return no_command(words)
-    return str(error).strip()
 
 
 def entry() -> None:
