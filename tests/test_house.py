@@ -15,10 +15,11 @@ from openmae.config import TASKS
 ROOT = Path(openmae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
-LEAVES = {"errors", "randomness"}
+LEAVES = {"errors", "randomness", "rank"}
 MAY_IMPORT = {
     "errors": set(),
     "randomness": set(),
+    "rank": {"errors"},
     "config": set(),
     "models": set(),
     "data": set(),
@@ -28,8 +29,10 @@ MAY_IMPORT = {
     "weights": {"methods", "targets", "models", "engine.checkpoint", "engine.tensorfile"},
     "report": {"data", "methods", "models", "weights", "engine.runfolder"},
     "tasks": {"config", "data", "engine", "methods", "targets", "models", "weights", "report"},
-    "cli": {"config", "words"},
+    "cli": {"answers", "config", "launch", "words"},
     "words": {"config"},
+    "answers": {"words"},
+    "launch": {"engine.runfolder"},
     "__main__": {"cli"},
 }
 LAZY = {"cli": {"tasks"}}

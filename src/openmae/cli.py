@@ -19,17 +19,13 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from openmae import __version__
+from openmae.answers import guarded
 from openmae.config import TASKS, Options, command_of, no_command, resolve, settings
 from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
-from openmae.errors import (
-    INTERRUPTED,
-    MemoryLimitError,
-    OpenMAEError,
-    StorageError,
-    UsageError,
-    did_you_mean,
-)
+from openmae.errors import UsageError, did_you_mean
+from openmae.launch import launch, ranks_to_start
+from openmae.rank import begin, exit_status, parted
 from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
@@ -160,10 +156,18 @@ def resolved(
 
 
 def execute(
-    task: str, given: dict[str, Any], options: Options, spelling: Callable[[str], str]
+    task: str,
+    given: dict[str, Any],
+    options: Options,
+    spelling: Callable[[str], str],
+    command: list[str],
 ) -> Any:
-    """Resolve the settings of a task and run it."""
+    """Resolve the settings of a task and run it; `command` is what each of several ranks runs."""
     config = resolved(task, given, options, spelling)
+    count = ranks_to_start(config, spelling)
+    if count > 1:
+        return launch([sys.executable, *command], count, getattr(config, "restarts", 0))
+    parted()
     told = replace(options, spell=spelling, check=check)
     return importlib.import_module(f"openmae.tasks.{task.split()[-1]}").run(config, told)
 
@@ -206,7 +210,7 @@ def python_call(task: str) -> Callable[..., Any]:
             names(given.pop("allow_change", ())),
         )
         given = {k: plain_paths(v) for k, v in given.items()}
-        return execute(task, given, options, lambda name: f"{name} =")
+        return _execute_call(task, given, options)
 
     call.__name__ = call.__qualname__ = task.replace(" ", "_")
     call.__doc__ = model.__doc__
@@ -214,10 +218,25 @@ def python_call(task: str) -> Callable[..., Any]:
     return call
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Memory of the device or of the machine; without importing torch."""
-    named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-    return named or isinstance(error, MemoryError)
+def _execute_call(task: str, given: dict[str, Any], options: Options) -> Any:
+    try:
+        told = json.dumps([given, options.recipe, options.dry_run, options.allow_change])
+    except TypeError:
+        told = ""
+        if (given.get("gpus") or 1) > 1:
+            raise UsageError("gpus = needs settings that can be written as JSON") from None
+    command = ["-c", "from openmae.cli import rank_of_call; rank_of_call()", task, told]
+    return execute(task, given, options, lambda name: f"{name} =", command)
+
+
+def rank_of_call() -> None:
+    """A rank of `openmae.<task>(gpus=N)`: the arguments are the task and its call, as JSON."""
+    task, told = sys.argv[1:]
+    given, recipe, dry_run, allow = json.loads(told)
+    begin([task])
+    sys.exit(
+        guarded(lambda: _execute_call(task, given, Options(recipe, dry_run, tuple(allow))), [])
+    )
 
 
 def _python_signature(task: str) -> inspect.Signature:
@@ -239,47 +258,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the return value is the exit code."""
     words = sys.argv[1:] if argv is None else argv
     task = command_of(words)
-    debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what is not UTF-8
             stream.reconfigure(errors="backslashreplace")
-    try:
-        function, bound, _ = _build(task).parse_args(words, exit_on_error=False, print_error=False)
-        if task is None or function.__name__ != "body":  # --help, --version
-            function(*bound.args, **bound.kwargs)
-            return 0
-        given, options, as_json, debug = _split(
-            {k: v for k, v in bound.arguments.items() if v is not None}
-        )
-        model = settings(task)
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            results = execute(task, given, options, lambda name: spell(name, model))
-        if as_json:
-            print(json.dumps(results, default=str))
-        return int(getattr(results, "exit_code", 0))
-    except (OpenMAEError, CycloptsError) as error:
-        if debug:
-            raise
-        print(f"openmae: {message(error, words)}", file=sys.stderr)
-        return getattr(error, "exit_code", 2) if isinstance(error, OpenMAEError) else 2
-    except (MemoryError, RuntimeError) as error:
-        if debug or not _out_of_memory(error):
-            raise
-        hint = "Give a smaller --micro-batch or --batch-size, or --device cpu"
-        print(f"openmae: out of memory: {str(error)[:120]}\n{hint}", file=sys.stderr)
-        return MemoryLimitError.exit_code
-    except KeyboardInterrupt:
-        print("openmae: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except OSError as error:  # a name too long, a folder that may not be read, a full disk
-        if debug:
-            raise
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        print(f"openmae: {where}{error.strerror or error}", file=sys.stderr)
-        return StorageError.exit_code
+    return guarded(lambda: _command(task, words), words)
+
+
+def _command(task: str | None, words: list[str]) -> Any:
+    """Run the words of a command; None where they only ask for help."""
+    function, bound, _ = _build(task).parse_args(words, exit_on_error=False, print_error=False)
+    if task is None or function.__name__ != "body":  # --help, --version
+        function(*bound.args, **bound.kwargs)
+        return None
+    given, options, as_json, _ = _split({k: v for k, v in bound.arguments.items() if v is not None})
+    model = settings(task)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        command = ["-m", "openmae", *words]
+        results = execute(task, given, options, lambda name: spell(name, model), command)
+    if as_json and not getattr(results, "shown", False):
+        print(json.dumps(results, default=str))
+    return results
 
 
 def entry() -> None:
@@ -287,4 +285,5 @@ def entry() -> None:
     # Threads that wait without spinning: as fast on an idle machine (four short runs), and they
     # leave the core to another process that wants it. It counts only before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(main())
+    begin(sys.argv[1:])
+    sys.exit(exit_status(main()))

@@ -48,6 +48,20 @@ class DivergedError(OpenMAEError):
     exit_code = 6
 
 
+class LostPeerError(OpenMAEError):
+    """Another rank ended, so this one cannot go on: a consequence, whose cause that rank tells."""
+
+    exit_code = 1
+
+
+class PeerError(OpenMAEError):
+    """Another rank has an error, which it tells; this one ends with the same exit code."""
+
+    def __init__(self, exit_code: int, text: str = "another rank has an error") -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 STOPPED_EARLY = 75
 """Exit code of a run that saved and can be continued (EX_TEMPFAIL of sysexits)."""
 

@@ -46,6 +46,7 @@ GOOD = {
     "allow_change": ("lr", "lr,data", "learning", ",,"),
     "init": ("run", "encoder.safetensors", "nowhere", "thesis.txt", "vit_tiny_patch16_224"),
     "workers": ("0", "1", "257"),
+    "gpus": ("1", "0", "64"),
     "pool": ("mean", "cls", "max"),
     "images": ("photos", "photos/a/0.png", "digits", "thesis.txt", "nowhere"),
     "filter": ("tiny", "zzz"),

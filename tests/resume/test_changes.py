@@ -31,6 +31,7 @@ OTHER = {
     "bands": (2,), "value_range": "0:9", "sampling": "balanced", "repeats": 2,
     "mix": ("digits=0.5",),
     "knn": True, "bad_images": "zero", "workers": 1, "seed": 1, "device": "auto",
+    "gpus": 1, "restarts": 5,
     "precision": "bf16", "attention": "math", "compile": True, "deterministic": True,
     "save_every": 5, "keep": 4,
     "log_every": 2, "max_skips": 3, "track": "tensorboard", "time_limit": "1h",

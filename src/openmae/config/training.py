@@ -63,6 +63,12 @@ class TrainingConfig(Settings):
     )
     seed: int = setting(0, "of all randomness", RUN, "fixed", ge=0, le=MOST_SEED)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "allow")
+    gpus: int | None = setting(
+        None, "ranks on this machine; with --device cpu as many processes", RUN, "free", ge=1
+    )
+    restarts: int = setting(
+        3, "of all ranks after one was lost, without a newer checkpoint", RUN, "free", ge=0
+    )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "bf16 autocast on GPUs that have it", RUN, "allow"
     )
@@ -70,6 +76,16 @@ class TrainingConfig(Settings):
         "auto", "how attention is computed; auto: the fastest for each length", RUN, "allow"
     )
     compile: bool = setting(False, "compile each block", RUN, "allow")
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = setting(
+        "auto", "how ranks share the model; auto: fsdp above 1.5 B parameters", RUN, "allow"
+    )
+    reshard: bool = setting(
+        True, "fsdp: free a block's weights after its forward pass", RUN, "allow"
+    )
+    compress_gradients: bool = setting(False, "ddp: gradients travel as bfloat16", RUN, "allow")
+    rank_timeout: str = setting(
+        "10m", "without progress for so long, the rank that hangs is named", RUN, "free"
+    )
     deterministic: bool = setting(False, "deterministic kernels on GPUs", RUN, "allow")
     save_every: int | None = setting(
         None, "steps between checkpoints; twenty a run by default", RUN, "free", gt=0
@@ -86,7 +102,7 @@ class TrainingConfig(Settings):
         None, "save and stop after this time, such as 90m or 1h30m", RUN, "free"
     )
 
-    @field_validator("time_limit")
+    @field_validator("time_limit", "rank_timeout")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
         if text is not None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from openmae.errors import INTERRUPTED
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+from openmae.rank import SIGNALS, received
 
 
 class StopRequest:
@@ -38,8 +37,10 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
+            for early in received():  # while this process was still importing
+                self._handle(early, None)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
