@@ -48,6 +48,7 @@ def _child(trial: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ.update(trial.get("environment", {}))
     code = 1
     try:
         if "save_in_a_loop" in trial:

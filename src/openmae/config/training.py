@@ -75,6 +75,9 @@ class TrainingConfig(Settings):
     attention: Literal["auto", "sdpa", "eager", "flash", "cudnn", "efficient", "math"] = setting(
         "auto", "how attention is computed; auto: the fastest for each length", RUN, "allow"
     )
+    products: Literal["auto", "torch", "onednn"] = setting(
+        "auto", "how linear layers are multiplied; auto: onednn on AMD CPUs", RUN, "allow"
+    )
     compile: bool = setting(False, "compile each block", RUN, "allow")
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = setting(
         "auto", "how ranks share the model; auto: fsdp above 1.5 B parameters", RUN, "allow"

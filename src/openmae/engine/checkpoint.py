@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from openmae.engine.ema import EMA
-from openmae.engine.tensorfile import file_sha256, sync_folder, write_tensors
+from openmae.engine.manifest import FORMAT, MANIFEST, step_of, write_json
+from openmae.engine.manifest import listed as listed
+from openmae.engine.manifest import problem as problem
+from openmae.engine.sharding import Wholes, fill
+from openmae.engine.tensorfile import sync_folder, write_tensors
 from openmae.errors import StorageError
 
-FORMAT = 1
-MANIFEST = "MANIFEST.json"
 _TEMPORARY = ".tmp-step_"
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,44 @@ def save(
     ema: EMA | None,
     state: Mapping[str, Any],
 ) -> Path:
-    """Write the checkpoint of a step; a complete one that is there already is kept.
+    """Write the checkpoint of a step; a complete one that is there already is kept. Where ranks
+    share the tensors the others call `contribute` meanwhile.
 
     Raises:
         OSError: the disk refuses; nothing but complete checkpoints is left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shares = contents(method, optimizer, ema)
+    try:
+        return write(folder, step, shares, state)
+    finally:  # whatever happens here, the other ranks wait to give their parts
+        for share in shares.values():
+            share.finish()
+
+
+def contribute(method: nn.Module, optimizer: Optimizer | None, ema: EMA | None) -> None:
+    """What the other ranks do while rank 0 saves: give their parts of shared tensors."""
+    for share in contents(method, optimizer, ema).values():
+        share.finish()
+
+
+def contents(method: nn.Module, optimizer: Optimizer | None, ema: EMA | None) -> dict[str, Wholes]:
+    """What goes into each file, in the order in which all ranks go through it."""
+    shares = {"weights.safetensors": Wholes(weights(method, ema))}
+    if optimizer is not None:
+        shares["optimizer.safetensors"] = Wholes(optimizer_tensors(method, optimizer))
+    return shares
+
+
+def write(
+    folder: Path,
+    step: int,
+    files_of: Mapping[str, Iterable[tuple[str, Tensor]]],
+    state: Mapping[str, Any],
+) -> Path:
+    """The same from named tensors of each file, such as `contents` or a copy of it."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
     final = folder / f"step_{step:08d}"
     if final.exists():
         if problem(final) is None:
@@ -64,19 +96,10 @@ def save(
     temporary = folder / f"{_TEMPORARY}{step:08d}-{uuid.uuid4().hex}"
     try:
         temporary.mkdir()
-        files = {
-            "weights.safetensors": write_tensors(
-                temporary / "weights.safetensors", weights(method, ema)
-            )
-        }
-        if optimizer is not None:
-            moments = optimizer_tensors(method, optimizer)
-            files["optimizer.safetensors"] = write_tensors(
-                temporary / "optimizer.safetensors", moments
-            )
-        files["state.json"] = _write_json(temporary / "state.json", {"step": step, **state})
+        files = {name: write_tensors(temporary / name, of) for name, of in files_of.items()}
+        files["state.json"] = write_json(temporary / "state.json", {"step": step, **state})
         listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
-        _write_json(temporary / MANIFEST, {"format": FORMAT, "step": step, "files": listed})
+        write_json(temporary / MANIFEST, {"format": FORMAT, "step": step, "files": listed})
         sync_folder(temporary)
         os.replace(temporary, final)
         sync_folder(folder)
@@ -84,15 +107,6 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> tuple[int, str]:
-    data = json.dumps(values, indent=1, allow_nan=False).encode()
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return len(data), file_sha256(path)
 
 
 def weights(method: nn.Module, ema: EMA | None) -> list[tuple[str, Tensor]]:
@@ -118,49 +132,6 @@ def optimizer_tensors(method: nn.Module, optimizer: Optimizer) -> list[tuple[str
     return named
 
 
-def problem(path: Path, hashes: bool = True) -> str | None:
-    """Why a folder is not a complete checkpoint, naming the file; None when it is."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            return f"{MANIFEST} is of format {manifest['format']}, this version reads {FORMAT}"
-        for name, listed in manifest["files"].items():
-            file = path / Path(name).name
-            if file.stat().st_size != listed["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes, not {listed['bytes']}"
-            if hashes and file_sha256(file) != listed["sha256"]:
-                return f"{name} fails its checksum"
-        known = {MANIFEST, *manifest["files"]}
-        more = sorted(p.name for p in path.iterdir() if p.name not in known)
-        if more := [name for name in more if not name.startswith(".")]:
-            return f"{more[0]} does not belong there"
-        step = json.loads((path / "state.json").read_text(encoding="utf-8"))["step"]
-        if manifest["step"] != step:
-            return f"{MANIFEST} is of step {manifest['step']}, state.json of step {step}"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, *_NONSENSE) as error:
-        return f"{MANIFEST} cannot be read ({type(error).__name__})"
-    return None
-
-
-def listed(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first by the step in their manifest."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("step_*") if folder.is_dir() else ():
-        try:
-            step = int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["step"])
-        except (OSError, *_NONSENSE):
-            step = _step(path)
-        found.append((step, path))
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _step(path: Path) -> int:
-    digits = re.search(r"\d+$", path.name)
-    return int(digits[0]) if digits else -1
-
-
 def _lost(steps: int) -> str:
     return f" ({steps:,} step{'' if steps == 1 else 's'} lost)" if steps > 0 else ""
 
@@ -178,7 +149,7 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             found = Checkpoint(path, int(state["step"]), state)
             return found, [f"{c}; using {path.name}{_lost(n - found.step)}" for n, c in complaints]
-        complaints.append((_step(path), f"{path.name}: {wrong}"))
+        complaints.append((step_of(path), f"{path.name}: {wrong}"))
     if complaints:
         raise StorageError(
             f"No checkpoint in {folder} can be used: {complaints[0][1]}\nRestore one from a copy,"
@@ -246,7 +217,7 @@ def _copy(path: Path, into: Mapping[str, Tensor]) -> None:
                     f" {odd[0]})"
                 )
             for name, tensor in into.items():
-                tensor.copy_(_same_shape(path, name, file.get_tensor(name), tensor))
+                fill(tensor, _same_shape(path, name, file.get_tensor(name), tensor))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise StorageError(f"{path} cannot be loaded: {error}") from None
 
@@ -260,15 +231,22 @@ def _same_shape(path: Path, name: str, stored: Tensor, own: Tensor) -> Tensor:
     return stored
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, once the newest verifies; stale temporary
-    folders go too.
+def prune(folder: Path, keep: int, verified: set[Path] | None = None) -> None:
+    """Remove what is older than the newest `keep` sound checkpoints, once the newest verifies; a
+    damaged one does not count. Stale temporary folders go too. `verified` remembers those of which
+    every byte was read: these are then known by their sizes.
     """
-    paths = listed(folder)
-    if paths and problem(paths[0]) is None:
-        for path in paths[keep:]:
+    verified = set() if verified is None else verified
+    kept = 0
+    for path in listed(folder):
+        if kept == keep:
             shutil.rmtree(path, ignore_errors=True)
-        clean(folder)
+        elif problem(path, hashes=path not in verified) is None:
+            verified.add(path)
+            kept += 1
+        elif not kept:
+            return  # the newest is damaged: the others are all there is
+    clean(folder)
 
 
 def clean(folder: Path) -> None:

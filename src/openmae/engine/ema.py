@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from openmae.engine.sharding import local
+
 
 class EMA:
     """An average of every parameter and floating-point buffer of a method.
@@ -29,7 +31,8 @@ class EMA:
         """
         decay = torch.clamp((1 + self._count) / (10 + self._count), max=self.decay)
         weight = (1 - decay) * (1 - skipped)
-        average, live = list(self._average.values()), list(self._live.values())
+        average = [local(t) for t in self._average.values()]
+        live = [local(t) for t in self._live.values()]
         torch._foreach_lerp_(average, live, [weight] * len(live))
         self._count += 1 - skipped
 

@@ -4,6 +4,7 @@ otherwise.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -17,14 +18,25 @@ from rich.text import Text
 _EVERY = 60.0  # seconds between plain lines
 
 
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def say(head: str, text: str = "") -> None:
-    """One line of the report before and after a run: a short head, then words."""
-    print(f"{head:<8} {text}" if text else head, flush=True)
+    """One line of the report before and after a run: a short head, then words. Of several ranks
+    the first one speaks.
+    """
+    if _rank() == 0:
+        print(f"{head:<8} {text}" if text else head, flush=True)
 
 
-def warn(text: str) -> None:
-    """A notice that the run goes on after."""
-    print(f"openmae: {text}", file=sys.stderr, flush=True)
+def warn(text: str, own: bool = False) -> None:
+    """A notice that the run goes on after. What every rank finds alike only the first one says;
+    `own` is something that this rank alone knows.
+    """
+    rank = _rank()
+    if rank == 0 or own:
+        print(f"openmae: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -45,9 +57,10 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total = total
         self._console = Console(file=sys.stdout)
+        self._speaks = _rank() == 0
         self._live = (
             Live(console=self._console, transient=True, auto_refresh=False)
-            if sys.stdout.isatty()
+            if self._speaks and sys.stdout.isatty()
             else None
         )
         self._last = float("-inf")
@@ -67,7 +80,9 @@ class Progress:
         line = self._line(row, seconds_left)
         if self._live:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
-        elif time.monotonic() - self._last >= _EVERY or row["step"] == self.total:
+        elif self._speaks and (
+            time.monotonic() - self._last >= _EVERY or row["step"] == self.total
+        ):
             self._last = time.monotonic()
             print(line, flush=True)
         self._before = row["loss"]

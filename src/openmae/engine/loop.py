@@ -4,33 +4,34 @@ function of it.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from openmae.engine import checkpoint
 from openmae.engine.afford import affordable_step
+from openmae.engine.agree import agree
 from openmae.engine.device import autocast
+from openmae.engine.distributed import World
 from openmae.engine.ema import EMA
-from openmae.engine.log import Progress, TensorBoard, warn
+from openmae.engine.log import Progress, TensorBoard
 from openmae.engine.monitor import Monitor
 from openmae.engine.optim import Schedule
-from openmae.engine.parallel import uncompiled
-from openmae.engine.runfolder import RunFolder, gigabytes
+from openmae.engine.parallel import gradients_stay, uncompiled
+from openmae.engine.runfolder import RunFolder
+from openmae.engine.saving import Saver
+from openmae.engine.sharding import clip, total_norm
 from openmae.engine.signals import StopRequest
-from openmae.errors import MemoryLimitError, OpenMAEError, StorageError
+from openmae.engine.slow import DATA, Wait, Watch
+from openmae.engine.watchdog import Whereabouts
+from openmae.errors import DataError, LostPeerError, MemoryLimitError, OpenMAEError, StorageError
 from openmae.randomness import Rand, torch_seed
 
 Batch = Mapping[str, Any]
-_SAVE_FAILURES = 3  # in a row, before the run ends
 
 
 @dataclass
@@ -42,6 +43,10 @@ class State:
     ema: EMA | None
     step: int = 0
     updating: bool = False  # the weights of this step began to change
+    skipped: list[tuple[int, list[int]]] = field(default_factory=list)
+    """Steps skipped of late, each with the ids of the samples to blame."""
+    forward: nn.Module | None = None
+    """What runs the forward pass where ranks share the method; the method itself by default."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +66,46 @@ class Plan:
     save_every: int = 1000
     keep: int = 3
     max_skips: int = 10
+    background: bool = False  # save while training goes on
+    on_save_error: str = "continue"
     record: Mapping[str, Any] | None = None  # goes into state.json
     lower: Callable[[int, int], int] | None = None
     """(step, micro-batch that was too much for the memory) -> a smaller one; None ends the run."""
     advice: str = ""  # where the loader is the limit
+    world: World = field(default_factory=World)
+    place: Whereabouts = field(default_factory=Whereabouts)  # noted for the watchdog
 
 
 def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
-    """One optimiser step on one global batch; returns loss, grad_norm, skipped and sample_loss, all
-    on the device.
+    """One optimiser step on one global batch, of which each rank has its rows; returns loss,
+    grad_norm, skipped and sample_loss (of this rank), all on the device.
 
     A step whose loss or gradient is not finite changes nothing: fused AdamW reads `found_inf` on
-    the device, so no value is read back here.
+    the device, so no value is read back here. Ranks average loss and gradients before that, so that
+    all of them skip alike.
     """
     method, optimizer, step = state.method, state.optimizer, state.step
-    rows = len(batch["image"])
-    rand = Rand(plan.seed, step, step / plan.total, step * plan.global_batch, rows)
+    forward, rows = state.forward or method, len(batch["image"])
+    first = step * plan.global_batch + plan.world.slice(plan.global_batch)[0]
+    rand = Rand(plan.seed, step, step / plan.total, first, rows)
     torch.manual_seed(
         torch_seed(plan.seed, "layers", step)
     )  # dropout and drop path, where a model has them
     loss, samples = torch.zeros((), device=plan.device), []
     for start in range(0, rows, plan.micro_batch):
         stop = min(start + plan.micro_batch, rows)
-        with autocast(plan.precision, plan.device):
-            out = method(_part(batch, start, stop, plan.device), rand.slice(start, stop))
-        part = out["loss"] * ((stop - start) / rows)
-        part.backward()
+        with gradients_stay(forward, stop < rows):
+            with autocast(plan.precision, plan.device):
+                out = forward(_part(batch, start, stop, plan.device), rand.slice(start, stop))
+            part = out["loss"] * ((stop - start) / rows)
+            part.backward()
         loss = loss + part.detach()
         samples.append(out["sample_loss"])
-    parameters = [p for p in method.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    loss = plan.world.mean(loss)
+    grads = [p.grad for p in method.parameters() if p.grad is not None]
+    norm = total_norm(grads)
     if plan.clip is not None:
-        clip_grads_with_norm_(parameters, plan.clip, norm)
+        clip(grads, plan.clip, norm)
     skipped = 1 - torch.isfinite(loss + norm).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
@@ -140,26 +153,29 @@ def train(
 
     Raises:
         DivergedError: too many steps in a row without a finite loss.
-        StorageError: three saves in a row failed.
+        StorageError: three saves in a row failed, or one that the plan does not forgive.
     """
     board = TensorBoard(run.path / "tensorboard", state.step) if track else None
-    saver = _Saver(plan, run)
     method_mode = state.method.training
     state.method.train()
-    with torch.random.fork_rng(devices=[]), Progress(plan.total) as progress:
-        monitor = Monitor(plan, run, progress, board)
+    with torch.random.fork_rng(devices=[]), Progress(plan.total) as progress, Watch() as watch:
+        monitor = Monitor(plan, run, progress, board, state.skipped)
+        saver = Saver(plan, run, watch)
+        waiting = watch.add(DATA, lambda t: f"waiting for data {t}: {_file(batches, state.step)}")
         try:
-            reason = _steps(state, batches, plan, stop, monitor, saver, evaluate, evaluate_at)
-        except StorageError:
-            raise
-        except OpenMAEError:  # between two steps: what is finished is whole, so it is kept
+            reason = _steps(
+                state, batches, plan, stop, monitor, saver, waiting, evaluate, evaluate_at
+            )
             if state.step > 0:
-                with contextlib.suppress(StorageError):
-                    saver.save(state, last=True)
+                monitor.read(state.step)
+                saver.save(state, last=True)
+        except OpenMAEError as error:  # between two steps: what is finished is whole, so it is kept
+            refused = error.exit_code == StorageError.exit_code
+            if state.step > 0 and not refused and not isinstance(error, LostPeerError):
+                saver.rescue(state)
             raise
-        if state.step > 0:
-            monitor.read(state.step)
-            saver.save(state, last=True)
+        finally:
+            saver.close()
     if board:
         board.close()
     state.method.train(method_mode)
@@ -172,68 +188,67 @@ def _steps(
     plan: Plan,
     stop: StopRequest,
     monitor: Monitor,
-    saver: _Saver,
+    saver: Saver,
+    waiting: Wait,
     evaluate: Callable[[State], Mapping[str, Any]] | None,
     evaluate_at: frozenset[int],
 ) -> str | None:
     """The loop itself; returns the reason of a stop."""
-    reason = stop.reason()
-    while reason is None and state.step < plan.total:
-        waited = time.perf_counter()
-        try:
-            batch = next(batches)
-        except MemoryLimitError:  # a loader process was lost
-            if (reason := stop.reason()) is None:
-                raise
-            break  # to the stop signal: what is finished is saved
-        monitor.waited += time.perf_counter() - waited
+    trouble: OpenMAEError | None = None
+    while True:
+        done, batch, reason = state.step >= plan.total, None, stop.reason()
+        if not done and trouble is None and reason is None:
+            plan.place.at("data", state.step)
+            waited = time.perf_counter()
+            try:
+                with waiting:
+                    batch = next(batches)
+            except (DataError, StorageError, MemoryLimitError) as error:
+                trouble = error
+            monitor.waited += time.perf_counter() - waited
+        plan.place.at("vote", state.step)
+        reason = agree(plan.world, reason or stop.reason(), trouble, done)
+        if reason is not None or done:
+            return reason
+        assert batch is not None
         at = state.step
+        plan.place.at("step", at)
         values, plan = affordable_step(training_step, state, batch, plan)
-        monitor.add(at, batch, values)
-        done = state.step == plan.total
-        if state.step % plan.log_every == 0 or done:
-            monitor.read(state.step)
-        if evaluate is not None and state.step in evaluate_at:
-            monitor.read(state.step)
-            with uncompiled(state.method):
-                measured = evaluate(state)
-            if measured:
-                monitor.log({"step": state.step, **measured})
-            monitor.restart()
-        if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
-            monitor.read(state.step)
-            saver.save(state)
-        reason = stop.reason() if not done else None
-    return reason
-
-
-class _Saver:
-    """Saves checkpoints; training goes on after a failed save, until three fail in a row."""
-
-    def __init__(self, plan: Plan, run: RunFolder) -> None:
-        self.plan, self.run, self.failures = plan, run, 0
-
-    def save(self, state: State, last: bool = False) -> None:
-        run, plan = self.run, self.plan
         try:
-            record = dict(plan.record or {})
-            checkpoint.save(
-                run.checkpoints, state.step, state.method, state.optimizer, state.ema, record
-            )
-            checkpoint.prune(run.checkpoints, plan.keep)
-            run.status("running", state.step, plan.total)
-            self.failures = 0
-        except OSError as error:
-            self.failures += 1
-            free = gigabytes(shutil.disk_usage(run.path).free)
-            needed = gigabytes(checkpoint.bytes_needed(state.method, state.ema is not None))
-            text = (
-                f"checkpoint of step {state.step} not saved in {run.checkpoints}:"
-                f" {error.strerror or error}"
-            )
-            text += f" (needs {needed}, {free} free). Earlier ones are intact"
-            if last or self.failures >= _SAVE_FAILURES:
-                raise StorageError(
-                    f"{text}. Free some space, then run the same command again"
-                ) from None
-            warn(f"{text}; training goes on ({self.failures} of {_SAVE_FAILURES})")
+            monitor.add(at, batch, values)
+            saver.check()
+            _after_step(state, plan, monitor, saver, evaluate, evaluate_at)
+        except (DataError, StorageError) as error:  # told to the other ranks before the next step
+            trouble = error
+
+
+def _after_step(
+    state: State,
+    plan: Plan,
+    monitor: Monitor,
+    saver: Saver,
+    evaluate: Callable[[State], Mapping[str, Any]] | None,
+    evaluate_at: frozenset[int],
+) -> None:
+    """Log, measure and save where it is time to."""
+    done = state.step == plan.total
+    if state.step % plan.log_every == 0 or done:
+        monitor.read(state.step)
+    if evaluate is not None and state.step in evaluate_at:
+        monitor.read(state.step)
+        plan.place.at("measure", state.step)
+        with uncompiled(state.method):
+            measured = evaluate(state)
+        if measured:
+            monitor.log({"step": state.step, **measured})
+        monitor.restart()
+    if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
+        monitor.read(state.step)
+        if not monitor.anomalies.in_row:  # weights that did not change since the last good step
+            saver.save(state)
+
+
+def _file(batches: Iterator[Batch], step: int) -> str:
+    """What the loader reads for a step, where it can tell."""
+    reading: Callable[[int], str | None] | None = getattr(batches, "reading", None)
+    return (reading(step) if reading else None) or "the loader does not say which file"

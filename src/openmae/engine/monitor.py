@@ -4,7 +4,6 @@ not finite.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from openmae.engine.anomalies import Anomalies
 from openmae.engine.log import Progress, TensorBoard, warn
 from openmae.engine.runfolder import RunFolder
-from openmae.errors import DataError, DivergedError
+from openmae.errors import DataError
 
 if TYPE_CHECKING:
     from openmae.engine.loop import Plan
@@ -30,12 +30,17 @@ class Monitor:
     """
 
     def __init__(
-        self, plan: Plan, run: RunFolder, progress: Progress, board: TensorBoard | None
+        self,
+        plan: Plan,
+        run: RunFolder,
+        progress: Progress,
+        board: TensorBoard | None,
+        skipped: list[tuple[int, list[int]]] | None = None,
     ) -> None:
         self.plan, self.run, self.progress, self.board = plan, run, progress, board
+        self.anomalies = Anomalies(plan, run, [] if skipped is None else skipped)
         self.waited = 0.0
-        self.skips_in_row = 0
-        self._window: list[tuple[int, list[str], dict[str, Tensor]]] = []
+        self._window: list[tuple[int, Mapping[str, Any], dict[str, Tensor]]] = []
         self._started = time.perf_counter()
         self._rate: float | None = None
         self._seen = 0
@@ -50,7 +55,8 @@ class Monitor:
 
     def add(self, step: int, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         """Remember a step; nothing is read from the device."""
-        self._window.append((step, batch.get("path", []), values))
+        told = {"path": batch.get("path", []), "id": batch.get("id", [])}
+        self._window.append((step, told, values))
         self._seen += len(batch["image"])
         for path, reason in batch.get("bad", ()):
             self._bad_image(path, reason)
@@ -80,7 +86,7 @@ class Monitor:
             [torch.stack([v["loss"], v["grad_norm"], v["skipped"]]) for _, _, v in self._window]
         )
         rows: list[list[float]] = read.tolist()
-        elapsed = time.perf_counter() - self._started
+        elapsed = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         images = len(rows) * self.plan.global_batch
         finite = [r for r in rows if not r[2]]
         count = max(len(finite), 1)
@@ -93,7 +99,7 @@ class Monitor:
             "lr": self.plan.schedule(step - 1),
             "skipped": len(rows) - len(finite),
             "images_per_s": images / elapsed,
-            "data_share": self.waited / elapsed,
+            "data_share": min(self.waited / elapsed, 1.0),
             "bad_images": self._bad_seen,
         }
         self.log(row)
@@ -103,8 +109,11 @@ class Monitor:
         self.progress.show(row, self._rate * (self.plan.total - step))
         window, self._window = self._window, []
         self.restart()
-        for (at, paths, values), (loss, _, skipped) in zip(window, rows, strict=True):
-            self._count(at, paths, values["sample_loss"], loss, bool(skipped))
+        for (at, told, values), (loss, _, skipped) in zip(window, rows, strict=True):
+            if skipped:
+                self.anomalies.skipped(at, told, values["sample_loss"], loss)
+            else:
+                self.anomalies.finite(at, told, loss)
 
     def _waiting(self, waited: float, elapsed: float) -> None:
         """Name the loader as the bottleneck, once in a run, after windows that waited for it."""
@@ -124,34 +133,3 @@ class Monitor:
         self.run.append("metrics.jsonl", row)
         if self.board:
             self.board.write(row)
-
-    def _count(
-        self, step: int, paths: list[str], sample_loss: Tensor, loss: float, skipped: bool
-    ) -> None:
-        if not skipped:
-            self.skips_in_row = 0
-            return
-        self.skips_in_row += 1
-        guilty = [
-            p
-            for p, finite in zip(paths, torch.isfinite(sample_loss).tolist(), strict=False)
-            if not finite
-        ]
-        what = "Loss" if guilty or not math.isfinite(loss) else "Gradient"
-        named = ", ".join(guilty[:3]) or f"none alone; the batch begins with {', '.join(paths[:3])}"
-        self.run.append(
-            "anomalies.jsonl", {"step": step, "what": what, "samples": guilty, "batch": paths}
-        )
-        limit = self.plan.max_skips
-        warn(
-            f"{what} not finite at step {step} on {named}. Step skipped ({self.skips_in_row} of"
-            f" {limit})"
-        )
-        if self.skips_in_row >= limit:
-            rate = self.plan.schedule.peak * 128 / self.plan.global_batch
-            raise DivergedError(
-                f"{limit} steps in a row without a finite loss, up to step {step}; the weights are"
-                " the last finite ones, and saved.\nLikely: a learning rate too high (try"
-                f" --lr {rate:.2g} --allow-change lr), no warm-up, no --clip 1.0 (--allow-change\n"
-                f"clip), or broken images: see anomalies.jsonl in {self.run.path}"
-            )

@@ -1,21 +1,61 @@
-"""How a method is made to run on the hardware: compile each block, in place."""
+"""How a method is made to run on the hardware, in this order: compile each block, in place, then
+DDP, or FSDP2 where the weights are too many for one GPU.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from openmae.engine.distributed import World
+
+SHARD_ABOVE = 1_500_000_000
+"""Parameters above which "auto" means FSDP2: 16 bytes for each are weights, gradients and moments,
+and 24 GB of them are the most that leaves room for activations on common GPUs."""
+
+Forward = Callable[..., dict[str, Any]]
 
 
-def parallelize(method: nn.Module, compile_blocks: bool) -> nn.Module:
-    """Compile the units that `method.blocks()` names, in place, so that names and hooks stay as
-    they are.
+@dataclass(frozen=True)
+class Layout:
+    """How ranks share a method: "none", "ddp", "fsdp" or "hsdp" (FSDP2 inside a machine, copies
+    across machines)."""
 
-    A graph is for one shape, and a break in it is an error. With torch's default a second batch
-    size would make a graph for every size, which is slower, takes over the first size as well, and
-    would let a run that goes on differ in bits from one that was never stopped.
+    name: str = "none"
+    reshard: bool = True  # FSDP2: give back the weights of a block after its forward pass
+    compress: bool = False  # DDP: gradients travel as bfloat16
+
+
+def choose_layout(asked: str, parameters: int, world: World) -> str:
+    """The layout of a run; "auto" is by the number of parameters."""
+    if world.size == 1:
+        return "none"
+    if asked == "auto":
+        return "fsdp" if parameters > SHARD_ABOVE else "ddp"
+    return asked
+
+
+def parallelize(
+    method: nn.Module,
+    compile_blocks: bool,
+    world: World | None = None,
+    layout: Layout | None = None,
+    accumulate: bool = False,
+) -> nn.Module:
+    """Compile the units that `method.blocks()` names and lay the method out over the ranks; returns
+    what runs its forward pass. `accumulate`: a step has several backward passes.
+
+    All of it is in place, so that names and hooks stay as they are. A graph is for one shape, and a
+    break in it is an error. With torch's default a second batch size would make a graph for every
+    size, which is slower, takes over the first size as well, and would let a run that goes on
+    differ in bits from one that was never stopped.
     """
     if compile_blocks:
         blocks = method.blocks()  # type: ignore[operator]
@@ -25,7 +65,57 @@ def parallelize(method: nn.Module, compile_blocks: bool) -> nn.Module:
         torch._dynamo.config.recompile_limit = max(limit, 8 + 2 * len(blocks) * sizes)
         for block in blocks:
             block.compile(fullgraph=True, dynamic=False)
+    layout = layout or Layout()
+    if world is None or world.size == 1 or layout.name == "none":
+        return method
+    if layout.name == "ddp":
+        return _ddp(method, layout.compress, accumulate)
+    _shard(method, world, layout)
     return method
+
+
+def _ddp(method: nn.Module, compress: bool, accumulate: bool) -> nn.Module:
+    """One graph for the whole run, unless a step has several backward passes: torch counts the uses
+    of parameters in the first one, which must then be whole.
+    """
+    # Buffers are constants, or change alike on every rank: nothing is to be broadcast.
+    wrapped = DistributedDataParallel(
+        method, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=not accumulate
+    )
+    if compress:
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
+    return wrapped
+
+
+def _shard(method: nn.Module, world: World, layout: Layout) -> None:
+    """FSDP2 in place: each block is a unit, what is left of the method the outer one."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    kind = next(method.parameters()).device.type
+    if layout.name == "hsdp":
+        inside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+        shape, names = (world.size // inside, inside), ("copies", "parts")
+        mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
+    else:
+        mesh = init_device_mesh(kind, (world.size,))
+    for block in method.blocks():  # type: ignore[operator]
+        fully_shard(block, mesh=mesh, reshard_after_forward=layout.reshard)
+    fully_shard(method, mesh=mesh, reshard_after_forward=False)
+
+
+def gradients_stay(forward: nn.Module, stay: bool) -> AbstractContextManager[Any]:
+    """A backward pass whose gradients are not exchanged yet, because more parts of the batch
+    follow.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        return forward.no_sync() if stay else nullcontext()
+    exchange = getattr(forward, "set_requires_gradient_sync", None)
+    if exchange is not None:
+        exchange(not stay)
+    return nullcontext()
 
 
 def uncompiled(method: nn.Module) -> AbstractContextManager[Any]:

@@ -36,10 +36,10 @@ class Results(dict[str, Any]):
 
 
 class RunFolder:
-    """Paths and small files of a run."""
+    """Paths and small files of a run. Of several ranks only the first one `writes`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.checkpoints = path / "checkpoints"
         self.pictures = path / "pictures"
         self.encoder = path / "encoder.safetensors"
@@ -123,11 +123,15 @@ class RunFolder:
         self, task: str, config: Mapping[str, Any], resolved: Mapping[str, Any]
     ) -> None:
         """Save the complete settings and everything that was chosen at run time."""
+        if not self.writes:
+            return
         values = {"task": task, **config, "resolved": dict(resolved)}
         write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Replace a small JSON file; numbers must be finite."""
+        if not self.writes:
+            return
         write_text(
             self.path / name, json.dumps(values, indent=1, allow_nan=False, default=str) + "\n"
         )
@@ -159,6 +163,8 @@ class RunFolder:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line of strict JSON to a .jsonl file; a full disk costs the line, not the run."""
+        if not self.writes:
+            return
         try:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -167,7 +173,7 @@ class RunFolder:
 
     def trim_metrics(self, step: int) -> None:
         """Forget what was logged after the step that a run continues from."""
-        if self.metrics.exists():
+        if self.writes and self.metrics.exists():
             rows = [row for row in read_jsonl(self.metrics) if row.get("step", 0) <= step]
             write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -40,7 +40,7 @@ class Wait:
         seconds = time.monotonic() - since
         if seconds >= self.first + self._told * again:
             self._told = 1 + int((seconds - self.first) // again)
-            warn(self.words(duration(seconds)))
+            warn(self.words(duration(seconds)), own=True)
 
 
 class Watch:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from openmae.engine.sharding import Wholes
 from openmae.engine.textfile import write_text as write_text  # one place to look for both
 
 _DTYPES = {
@@ -34,15 +35,16 @@ _DTYPES = {
 def write_tensors(
     path: Path, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Write named tensors to a new file; returns its size in bytes and its sha256.
+    """Write named tensors to a new file; returns its size in bytes and its sha256. Tensors that
+    ranks share are made whole one after the other, for which all ranks must go through them.
 
     Raises:
         OSError: the disk's own error, such as ENOSPC.
     """
-    named = list(tensors)
+    named = tensors if isinstance(tensors, Wholes) else Wholes(tensors)
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
-    for name, tensor in named:
+    for name, tensor in named.named:
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _DTYPES[tensor.dtype],
@@ -63,7 +65,7 @@ def write_tensors(
     return total, digest.hexdigest()
 
 
-def _chunks(head: bytes, named: list[tuple[str, Tensor]]) -> Iterable[bytes | memoryview]:
+def _chunks(head: bytes, named: Wholes) -> Iterable[bytes | memoryview]:
     yield len(head).to_bytes(8, "little")
     yield head
     for _, tensor in named:

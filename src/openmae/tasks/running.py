@@ -7,26 +7,31 @@ from typing import Any
 
 import torch
 
+from openmae.config.training import seconds
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import Cached
 from openmae.engine import checkpoint
 from openmae.engine.device import auto_workers, deterministic, resolve_device, threads
+from openmae.engine.distributed import World
 from openmae.engine.ema import EMA
 from openmae.engine.log import duration, say
 from openmae.engine.loop import Plan, State, train
 from openmae.engine.optim import Schedule, absolute_lr, adamw
-from openmae.engine.parallel import parallelize
+from openmae.engine.parallel import Layout, parallelize
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
+from openmae.engine.watchdog import Watchdog
 from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
 from openmae.report.figures import plot_curves
 from openmae.tasks.estimate import loader_advice
 from openmae.tasks.fitting import lower, too_much
 from openmae.tasks.kind import Job, Kind
+from openmae.tasks.ranks import hang_found
+from openmae.tasks.whole import Whole
 from openmae.weights import save_encoder
 
 
-def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder) -> Plan:
+def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) -> Plan:
     config, resolved = job.config, job.resolved
     rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
     return Plan(
@@ -49,8 +54,11 @@ def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder) -> Plan:
             "data": resolved["data_hash"],
         }
         | {"method": {"name": kind.method_name, "arguments": method.arguments}},
-        lower=partial(lower, kind, job, folder) if config.micro_batch == "auto" else None,
+        lower=partial(lower, kind, job, folder)
+        if config.micro_batch == "auto" and world.size == 1
+        else None,
         advice=loader_advice(job),
+        world=world,
     )
 
 
@@ -61,50 +69,83 @@ def train_job(
     folder: RunFolder,
     stop: StopRequest,
     found: checkpoint.Checkpoint | None,
+    world: World,
 ) -> Results:
     """Train a method from a checkpoint, or from its first step, to the end or a stop."""
     config, resolved = job.config, job.resolved
     device = resolve_device(resolved["device"])
     method.to(device)
-    plan = _plan(kind, job, method, folder)
-    optimizer = adamw(
-        method, plan.schedule.peak, config.betas, config.weight_decay, kind.groups(config, method)
-    )
-    ema = EMA(method, config.ema) if config.ema else None
-    state = State(method, optimizer, ema)
-    if found is not None:
-        checkpoint.restore(found, method, optimizer, ema)
-        state.step = found.step
-    parallelize(method, resolved["compile"])
-    workers = auto_workers(device.type) if config.workers is None else config.workers
-    source = Cached(job.source) if resolved["cache"] and not workers else job.source
-    transform = kind.transform(config, resolved)
-    batches = TrainBatches(
-        source, transform, config.seed, config.batch_size, config.bad_images, repeats=config.repeats
-    )
-    stop.watch(folder.path)
-    with threads(resolved["threads"]), deterministic(config.deterministic):
-        evaluator = kind.evaluator(job, folder, plan, device)
+    plan = _plan(kind, job, method, folder, world)
+    state = _state(kind, job, method, plan, found)
+    if world.main:
+        stop.watch(folder.path)
+    limit, whole = seconds(config.rank_timeout), Whole(kind, job, world)
+    with (
+        threads(resolved["threads"]),
+        deterministic(config.deterministic),
+        Watchdog(world, plan.place, limit, hang_found),
+    ):
+        measure = whole.measured(kind.evaluator(job, folder, plan, device))
         points = _points(config.eval_every, plan.total, len(job.source), config.batch_size)
         try:
-            stream = loader(
-                batches, range(state.step, plan.total), workers, pin=device.type == "cuda"
-            )
-            reason = train(state, stream, plan, folder, stop, evaluator, points, config.track)
+            stream = _stream(kind, job, state, plan)
+            reason = train(state, stream, plan, folder, stop, measure, points, config.track)
         except torch.OutOfMemoryError:
-            _failed(folder, state, plan, short := too_much(plan.micro_batch, plan.global_batch))
+            short = too_much(plan.micro_batch, plan.global_batch)
+            _failed(folder, state, plan, short)
             raise short from None
         except OpenMAEError as error:
             _failed(folder, state, plan, error)
             raise
+        plan.place.at("end", state.step)
+        ended = whole(state) if reason is None else state
+        if not world.main:
+            return Results({}, folder.path, 0 if reason is None else STOPPED_EARLY)
         try:
-            return _end(kind, job, state, plan, folder, reason)
+            return _end(kind, job, ended, plan, folder, reason)
         except OSError as error:
             text = (
                 f"{folder.path}: {error.strerror or error}. The checkpoint is safe: free some space"
             )
             _failed(folder, state, plan, refused := StorageError(f"{text}, then run it again"))
             raise refused from None
+
+
+def _state(
+    kind: Kind, job: Job, method: Any, plan: Plan, found: checkpoint.Checkpoint | None
+) -> State:
+    """A method laid out over the ranks, with its optimiser, as a checkpoint left them."""
+    config, resolved, world = job.config, job.resolved, plan.world
+    layout = Layout(resolved["parallel"], config.reshard, config.compress_gradients)
+    accumulate = plan.micro_batch < world.slice(plan.global_batch)[1]
+    forward = parallelize(method, resolved["compile"], world, layout, accumulate)
+    groups = kind.groups(config, method)
+    optimizer = adamw(method, plan.schedule.peak, config.betas, config.weight_decay, groups)
+    ema = EMA(method, config.ema) if config.ema else None
+    state = State(method, optimizer, ema, forward=forward)
+    if found is not None:
+        checkpoint.restore(found, method, optimizer, ema)
+        state.step = found.step
+    return state
+
+
+def _stream(kind: Kind, job: Job, state: State, plan: Plan) -> Any:
+    """The batches of this rank from the state's step on."""
+    config, device, world = job.config, plan.device, plan.world
+    workers = auto_workers(device.type) if config.workers is None else config.workers
+    source = Cached(job.source) if job.resolved["cache"] and not workers else job.source
+    transform = kind.transform(config, job.resolved)
+    batches = TrainBatches(
+        source,
+        transform,
+        config.seed,
+        config.batch_size,
+        config.bad_images,
+        world.rank,
+        world.size,
+        repeats=config.repeats,
+    )
+    return loader(batches, range(state.step, plan.total), workers, pin=device.type == "cuda")
 
 
 def _points(every: float | None, total: int, images: int, batch: int) -> frozenset[int]:

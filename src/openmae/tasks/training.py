@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from openmae import rank
 from openmae.config.base import Options
 from openmae.config.training import seconds
 from openmae.engine import checkpoint
 from openmae.engine.device import environment
+from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
 from openmae.engine.signals import StopRequest
@@ -23,69 +25,90 @@ from openmae.tasks.attention import built
 from openmae.tasks.fitting import choose_micro_batch
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import prepare_new, write_listing
+from openmae.tasks.ranks import agree_on_start, held, newest, one_after_another, plan_ranks
 from openmae.tasks.resume import differences, prepare_resume, require_same_data
 from openmae.tasks.running import train_job
 
 
 def train_run(kind: Kind, config: Any, options: Options) -> Results:
-    """Train, or continue a run; returns the final metrics, exit code 75 after an early stop."""
-    with StopRequest(seconds(config.time_limit) if config.time_limit else None) as stop:
-        folder = RunFolder(
-            Path(config.out).expanduser() if config.out else kind.default_out(config)
-        )
-        if not folder.exists():
-            job = prepare_new(kind, config, options, folder)
-            method = built(kind, job)
-            for number, line in enumerate((kind.start(job.config, method) or "").splitlines()):
-                say("" if number else "Init", line)
-            choose_micro_batch(kind, job, method)
-            announce(kind, job, method, folder, options)
-            if options.dry_run:
-                say("Dry run", "everything fits; nothing was written")
-                return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
-            with folder.lock():
-                if folder.exists():  # while the data were looked at
-                    raise StorageError(
-                        f"{folder.path} was begun by another process. Give another --out, or run"
-                        " the same command again to continue it"
-                    )
-                _write_start(kind, job, folder)
-                return train_job(kind, job, method, folder, stop, None)
-        _require_task(kind, folder)
-        finished = _finished(kind, config, options, folder)
-        if finished is not None:
-            return finished
-        with folder.lock():
+    """Train, or continue a run; returns the final metrics, exit code 75 after an early stop. Where
+    this process is one rank of several, all of them call this with the same settings.
+    """
+    limit = seconds(config.time_limit) if config.time_limit else None
+    with StopRequest(limit) as stop, joined(config.device) as world:
+        path = Path(config.out).expanduser() if config.out else kind.default_out(config)
+        folder = RunFolder(path, world.main)
+        rank.tell_folder(folder.path)
+        new = world.vote(int(not folder.exists()))  # before rank 0 writes
+        begin = _begin if new else _continue
+        return begin(kind, config, options, folder, stop, world)
+
+
+def _begin(
+    kind: Kind, config: Any, options: Options, folder: RunFolder, stop: StopRequest, world: World
+) -> Results:
+    """A new run."""
+    with one_after_another(world):
+        job = prepare_new(kind, config, options, folder)
+    method = built(kind, job)
+    for number, line in enumerate((kind.start(job.config, method) or "").splitlines()):
+        say("" if number else "Init", line)
+    choose_micro_batch(kind, job, method)
+    plan_ranks(world, job, method)
+    announce(kind, job, method, folder, options)
+    if options.dry_run:
+        say("Dry run", "everything fits; nothing was written")
+        return Results({"steps": job.resolved["total_steps"], "dry_run": True}, folder.path)
+    agree_on_start(world, job, method)
+    with held(world, folder):
+        if world.main:
+            if folder.exists():  # while the data were looked at
+                raise StorageError(
+                    f"{folder.path} was begun by another process. Give another --out, or run"
+                    " the same command again to continue it"
+                )
+            _write_start(kind, job, folder)
+        return train_job(kind, job, method, folder, stop, None, world)
+
+
+def _continue(
+    kind: Kind, config: Any, options: Options, folder: RunFolder, stop: StopRequest, world: World
+) -> Results:
+    """A run that is there already."""
+    _require_task(kind, folder)
+    finished = _finished(kind, config, options, folder)
+    if finished is not None:
+        return finished
+    with held(world, folder):
+        with one_after_another(world):
             job = prepare_resume(kind, config, options, folder)
-            method = built(kind, job)
-            found, notices = checkpoint.latest(folder.checkpoints)
-            for notice in notices:
-                warn(notice)
-            at, total = found.step if found else 0, job.resolved["total_steps"]
-            if at > total:
-                raise UsageError(
-                    f"{folder.path} is at step {at:,} already, asked for {total:,}. Give a longer"
-                    " length, or another --out"
-                )
-            if options.dry_run:
-                say(
-                    "Dry run",
-                    f"{folder.path} would continue at step {at:,} of"
-                    f" {job.resolved['total_steps']:,}",
-                )
-                return Results(
-                    {"step": at, "steps": job.resolved["total_steps"], "dry_run": True}, folder.path
-                )
-            choose_micro_batch(kind, job, method)
-            say("Continue", f"{folder.path} at step {at:,} of {job.resolved['total_steps']:,}")
-            if job.changed:
+        method = built(kind, job)
+        found, notices = newest(world, folder)
+        for notice in notices:
+            warn(notice)
+        at, total = found.step if found else 0, job.resolved["total_steps"]
+        if at > total:
+            raise UsageError(
+                f"{folder.path} is at step {at:,} already, asked for {total:,}. Give a longer"
+                " length, or another --out"
+            )
+        if options.dry_run:
+            say("Dry run", f"{folder.path} would continue at step {at:,} of {total:,}")
+            return Results({"step": at, "steps": total, "dry_run": True}, folder.path)
+        choose_micro_batch(kind, job, method)
+        changed = plan_ranks(world, job, method) or job.changed
+        agree_on_start(world, job, method)
+        say("Continue", f"{folder.path} at step {at:,} of {total:,}")
+        if world.main:
+            if changed:
                 folder.write_config(kind.task, job.config.model_dump(mode="json"), job.resolved)
+            if job.changed:
                 write_listing(job.source, folder)
             checkpoint.clean(folder.checkpoints)
             folder.trim_metrics(at)
-            if found is None:
-                kind.start(job.config, method)
-            return train_job(kind, job, method, folder, stop, found)
+        if found is None:
+            kind.start(job.config, method)
+        return train_job(kind, job, method, folder, stop, found, world)
 
 
 def _require_task(kind: Kind, folder: RunFolder) -> None:
