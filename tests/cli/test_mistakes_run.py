@@ -243,7 +243,8 @@ def test_row_27_ends_the_run_at_the_limit_with_finite_weights(here, cli, words, 
         said = cli(*new, "--max-skips", "2", "--log-every", "1", "--save-every", "1")
     assert said.code == 6
     assert "Traceback" not in said.err
-    last = said.err[said.err.index("2 steps in a row") :]
+    assert "Back to step 1 once" in said.err
+    last = said.err[said.err.rindex("2 steps in a row") :]
     assert len(last.splitlines()) <= 4
     for part in ("--lr ", "--clip 1.0", "anomalies.jsonl", "last finite"):
         assert part in last

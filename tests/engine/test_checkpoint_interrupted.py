@@ -128,6 +128,7 @@ def test_the_order_of_durability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "checkpoints"
     checkpoint.save(folder, 7, made.method, made.optimizer, made.ema, {})
     names = [f"{what} {name}" for what, name in log]
+    assert names.pop(0) == f"fsync {tmp_path.name}"  # that there is a folder of checkpoints
     temporary = names.pop(4)
     assert temporary.startswith("fsync .tmp-step_00000007-")
     assert names == [

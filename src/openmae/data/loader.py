@@ -6,24 +6,21 @@ smaller than a batch work. Position = step * global batch + slot.
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from openmae.data.order import Order
+from openmae.data.reading import Reading
 from openmae.data.sources import Sample, Source
+from openmae.data.stream import loader as loader
 from openmae.data.values import Pixels
-from openmae.errors import DataError, MemoryLimitError, StorageError
+from openmae.errors import DataError
 from openmae.randomness import words
 
 Batch = dict[str, Any]
@@ -41,7 +38,8 @@ class TrainBatches(Dataset[Batch]):
     slots of the global batch.
 
     An image that cannot be read is replaced by another one that its position decides ("skip"), by
-    zeros ("zero"), or ends the run ("error"); "bad" lists (path, reason).
+    zeros ("zero"), or ends the run ("error"); "bad" lists (path, reason). Images of `excluded` are
+    always replaced.
     """
 
     def __init__(
@@ -54,11 +52,14 @@ class TrainBatches(Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
         repeats: int = 1,
+        excluded: Collection[int] = (),
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.global_batch, self.bad_images = global_batch, bad_images
         self.first, self.rows = rank * global_batch // world, global_batch // world
         self.index = Order(seed, len(source), source.weights, repeats)
+        self.excluded = frozenset(excluded)
+        self.reading = Reading()
 
     def __getitem__(self, step: int) -> Batch:
         first = step * self.global_batch + self.first
@@ -67,23 +68,34 @@ class TrainBatches(Dataset[Batch]):
         last: list[Any] = [-1, None]
         images: list[Tensor] = []
         told: Batch = {"path": [], "id": [], "label": []}
-        for slot in range(self.rows):
-            image, sample = self._row(first + slot, draws[slot], bad, last)
-            images.append(image)
-            _tell(sample, told)
+        with self.reading.of(step) as reads:
+            for slot in range(self.rows):
+                image, sample = self._row(first + slot, draws[slot], bad, last, reads)
+                images.append(image)
+                _tell(sample, told)
         told["label"] = torch.from_numpy(np.stack(told["label"]))
         return told | {"image": torch.stack(images), "bad": bad}
 
     def _row(
-        self, position: int, draws: NDArray[np.float64], bad: list[tuple[str, str]], last: list[Any]
+        self,
+        position: int,
+        draws: NDArray[np.float64],
+        bad: list[tuple[str, str]],
+        last: list[Any],
+        reads: Callable[[int], None],
     ) -> tuple[Tensor, Sample]:
         index = self.index(position)
         for attempt in range(20):
             try:
+                if index in self.excluded:
+                    raise _ExcludedError
                 if index != last[0]:  # repeated augmentation decodes an image once
+                    reads(index)
                     last[:] = index, self.source[index]
                 sample = last[1]
                 return self.transform(sample["image"], draws), sample
+            except _ExcludedError:
+                pass
             except DataError as error:
                 path = self.source.path(index)
                 if self.bad_images == "error":
@@ -95,6 +107,8 @@ class TrainBatches(Dataset[Batch]):
                 words(self.seed, f"replace-{attempt}", position, 1, 1)[0, 0]
                 % np.uint64(len(self.source))
             )
+        if not bad:
+            raise DataError(f"{len(self.excluded)} images are excluded, and too few are left")
         raise DataError(
             f"{len(bad)} images in a row cannot be read, the last one {bad[-1][0]}: {bad[-1][1]}"
         )
@@ -106,6 +120,10 @@ class TrainBatches(Dataset[Batch]):
         path, label = self.source.path(index), self.source.label(index)
         sample = Sample(image=image, path=path, id=index, label=label)
         return self.transform(image, draws), sample
+
+
+class _ExcludedError(Exception):
+    """An image that the run does without."""
 
 
 def _tell(sample: Sample, told: Batch) -> None:
@@ -154,60 +172,3 @@ class ViewBatches(EvalBatches):
     def _image(self, sample: Sample, index: int) -> Tensor:
         draws = self.views.draws(self.view * len(self.source) + index, 1)[0]
         return self.views(sample["image"], draws)
-
-
-def loader(
-    batches: Dataset[Batch], numbers: Sequence[int], workers: int, pin: bool = False
-) -> Iterator[Batch]:
-    """Iterate over `batches[n]` for the numbers, made ahead by `workers` processes; the same for
-    any number of them.
-
-    Raises:
-        MemoryLimitError: a worker was killed, most often for memory or shared memory.
-    """
-    made: DataLoader[Batch] = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_quiet_worker if workers else None,
-        multiprocessing_context=(
-            ("fork" if sys.platform == "linux" else "spawn") if workers else None
-        ),
-    )
-    stream = iter(made)
-    end = partial(_end, stream)
-    atexit.register(end)  # an error may leave it alive until the interpreter ends
-    try:
-        yield from stream
-    except (DataError, StorageError) as error:  # from a worker, wrapped in that worker's traceback
-        kind = type(error)
-        text = str(error).strip().splitlines()[-1].split(f"{kind.__name__}: ", 1)[-1]
-        raise kind(text) from None
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise MemoryLimitError(
-            "A loader process was killed (most often memory, or a small /dev/shm). "
-            "In Docker: --shm-size 8g. Or --workers 0"
-        ) from error
-    finally:
-        end()
-        atexit.unregister(end)
-
-
-def _end(stream: Any) -> None:
-    """Stop the workers. They ignore SIGTERM, so Python's own end would wait for them for ever."""
-    workers = getattr(stream, "_workers", [])
-    getattr(stream, "_shutdown_workers", lambda: None)()
-    for worker in workers:
-        worker.kill()
-
-
-def _quiet_worker(_: int) -> None:
-    """A stop signal to the whole group concerns the main process; a worker dies with its parent."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans

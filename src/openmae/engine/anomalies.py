@@ -28,7 +28,7 @@ _SIGMAS, _TIMES = 5.0, 2.0
 _TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 
 
-class TooManySkips(DivergedError):
+class TooManySkipsError(DivergedError):
     """Too many steps were skipped, the last ones from step `begin` on; `samples` are the ids of
     those whose own loss was not finite.
     """
@@ -80,7 +80,7 @@ class Anomalies:
         """A step that changed nothing.
 
         Raises:
-            TooManySkips: that is one too many.
+            TooManySkipsError: that is one too many.
         """
         finite = torch.isfinite(sample_loss).tolist()
         paths = [p for p, sound in zip(told["path"], finite, strict=False) if not sound]
@@ -109,7 +109,8 @@ class Anomalies:
     def _everywhere(self, values: list[Any]) -> list[Any]:
         """Those of all ranks, in their order; all ranks skip alike, so all come here."""
         world = self.plan.world
-        return list(values) if world.size == 1 else sum(world.gather(list(values)), [])
+        told = [list(values)] if world.size == 1 else world.gather(list(values))
+        return [value for part in told for value in part]
 
     def _keep(self, step: int, blamed: list[int]) -> None:
         self.log.append((step, blamed))
@@ -129,7 +130,7 @@ class Anomalies:
 
     def _end(self, text: str, step: int) -> None:
         rate = self.plan.schedule.peak * 128 / self.plan.global_batch
-        raise TooManySkips(
+        raise TooManySkipsError(
             f"{text}; the weights are the last finite ones, and saved.\nLikely: a learning rate too"
             f" high (try --lr {rate:.2g} --allow-change lr), no warm-up, no --clip 1.0"
             " (--allow-change\nclip), or broken images: see anomalies.jsonl in"

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from openmae.engine.ema import EMA
-from openmae.engine.manifest import FORMAT, MANIFEST, step_of, write_json
+from openmae.engine.manifest import FORMAT, MANIFEST, write_json
 from openmae.engine.manifest import listed as listed
 from openmae.engine.manifest import problem as problem
+from openmae.engine.manifest import step_of as step_of
 from openmae.engine.sharding import Wholes, fill
 from openmae.engine.tensorfile import sync_folder, write_tensors
 from openmae.errors import StorageError
@@ -136,6 +137,12 @@ def _lost(steps: int) -> str:
     return f" ({steps:,} step{'' if steps == 1 else 's'} lost)" if steps > 0 else ""
 
 
+def read(path: Path) -> Checkpoint:
+    """A checkpoint that was verified."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return Checkpoint(path, int(state["step"]), state)
+
+
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and a line for each newer one that does not.
 
@@ -146,8 +153,7 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in listed(folder):
         wrong = problem(path)
         if wrong is None:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            found = Checkpoint(path, int(state["step"]), state)
+            found = read(path)
             return found, [f"{c}; using {path.name}{_lost(n - found.step)}" for n, c in complaints]
         complaints.append((step_of(path), f"{path.name}: {wrong}"))
     if complaints:

@@ -32,7 +32,8 @@ _PAUSE = 1.0  # seconds before a retry
 
 class Saver:
     """Saves the checkpoints of a run. Training goes on after a failed save until three fail in a
-    row, or the plan says that one is enough. Ranks but the first give their parts and write nothing.
+    row, or the plan says that one is enough. Other ranks than the first give their parts
+    and write nothing.
     """
 
     def __init__(self, plan: Plan, run: RunFolder, watch: Watch) -> None:

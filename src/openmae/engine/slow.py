@@ -1,4 +1,5 @@
-"""Says what is waited for when something takes unusually long: a stalled network drive, a slow disk.
+"""Says what is waited for when something takes unusually long: a stalled network drive, a slow
+disk.
 
 A thread looks at a few attributes now and then; a step pays for setting them and for nothing else.
 """

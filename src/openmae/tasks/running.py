@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ from openmae.config.training import seconds
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import Cached
 from openmae.engine import checkpoint
+from openmae.engine.anomalies import TooManySkipsError
 from openmae.engine.device import auto_workers, deterministic, resolve_device, threads
 from openmae.engine.distributed import World
 from openmae.engine.ema import EMA
@@ -23,6 +26,7 @@ from openmae.engine.signals import StopRequest
 from openmae.engine.watchdog import Watchdog
 from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
 from openmae.report.figures import plot_curves
+from openmae.tasks import rollback
 from openmae.tasks.estimate import loader_advice
 from openmae.tasks.fitting import lower, too_much
 from openmae.tasks.kind import Job, Kind
@@ -33,12 +37,11 @@ from openmae.weights import save_encoder
 
 def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) -> Plan:
     config, resolved = job.config, job.resolved
-    rate, end = (absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
     return Plan(
         total=resolved["total_steps"],
         global_batch=config.batch_size,
         micro_batch=resolved["micro_batch"],
-        schedule=Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"]),
+        schedule=_schedule(job),
         seed=config.seed,
         device=torch.device(resolved["device"]),
         precision=resolved["precision"],
@@ -48,6 +51,8 @@ def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) ->
         save_every=resolved["save_every"],
         keep=config.keep,
         max_skips=config.max_skips,
+        background=_in_background(config, resolved),
+        on_save_error=config.on_save_error,
         record={
             "seed": config.seed,
             "global_batch": config.batch_size,
@@ -60,6 +65,19 @@ def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) ->
         advice=loader_advice(job),
         world=world,
     )
+
+
+def _schedule(job: Job) -> Schedule:
+    config, resolved = job.config, job.resolved
+    factor = rollback.lr_factor(resolved)
+    rate, end = (factor * absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
+    return Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"])
+
+
+def _in_background(config: Any, resolved: Mapping[str, Any]) -> bool:
+    """By default where a copy of the weights does not take memory from training."""
+    asked: bool | None = config.save_in_background
+    return torch.device(resolved["device"]).type == "cuda" if asked is None else asked
 
 
 def train_job(
@@ -88,8 +106,7 @@ def train_job(
         measure = whole.measured(kind.evaluator(job, folder, plan, device))
         points = _points(config.eval_every, plan.total, len(job.source), config.batch_size)
         try:
-            stream = _stream(kind, job, state, plan)
-            reason = train(state, stream, plan, folder, stop, measure, points, config.track)
+            reason = _trained(kind, job, state, plan, folder, stop, measure, points)
         except torch.OutOfMemoryError:
             short = too_much(plan.micro_batch, plan.global_batch)
             _failed(folder, state, plan, short)
@@ -126,7 +143,31 @@ def _state(
     if found is not None:
         checkpoint.restore(found, method, optimizer, ema)
         state.step = found.step
+        state.skipped = rollback.skipped_before(found, resolved)
     return state
+
+
+def _trained(
+    kind: Kind,
+    job: Job,
+    state: State,
+    plan: Plan,
+    folder: RunFolder,
+    stop: StopRequest,
+    measure: Any,
+    points: frozenset[int],
+) -> str | None:
+    """Train; once again from an earlier step when too many steps were skipped. Returns the reason
+    of a stop.
+    """
+    while True:
+        stream = _stream(kind, job, state, plan)
+        try:
+            return train(state, stream, plan, folder, stop, measure, points, job.config.track)
+        except TooManySkipsError as error:
+            stream.close()
+            rollback.roll_back(kind, job, folder, state, error, plan.world)
+            plan = replace(plan, schedule=_schedule(job))
 
 
 def _stream(kind: Kind, job: Job, state: State, plan: Plan) -> Any:
@@ -144,6 +185,7 @@ def _stream(kind: Kind, job: Job, state: State, plan: Plan) -> Any:
         world.rank,
         world.size,
         repeats=config.repeats,
+        excluded=rollback.excluded(job.resolved),
     )
     return loader(batches, range(state.step, plan.total), workers, pin=device.type == "cuda")
 
