@@ -125,8 +125,7 @@ class Attempt:
         return [self._ended[rank] for rank in range(self.count)]
 
     def _patience(self, end: End) -> float:
-        begun = (self.reports / FOLDER).exists()
-        return SAVING if begun and end.code in _AGREED else GRACE
+        return SAVING if run_folder(self.reports) and end.code in _AGREED else GRACE
 
     def _look(self) -> bool:
         """Note which ranks ended, show what others tell the user; whether one is alive."""
@@ -164,6 +163,15 @@ class Attempt:
         if code < 0 and report.get("exit_code") in (0, STOPPED_EARLY):
             code = report["exit_code"]  # its work was done: a library crashed when it was unloaded
         return End(rank, code, now, rank in self._ours, report, tail)
+
+
+def run_folder(reports: Path) -> Path | None:
+    """The run folder that the ranks told of; None before."""
+    try:
+        text = (reports / FOLDER).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    return Path(text)
 
 
 def _report(path: Path) -> dict[str, Any]:

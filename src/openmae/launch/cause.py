@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openmae.errors import INTERRUPTED, MemoryLimitError
+from openmae.errors import MemoryLimitError
 from openmae.launch.attempt import End
 
 _FOR_MEMORY = (signal.SIGKILL, signal.SIGBUS)
@@ -65,10 +65,11 @@ def _of_code(end: End, failed: Sequence[End]) -> Cause:
     if not message:
         message = f"ended with exit code {code}{_last_words(end)}"
         place = f"rank {end.rank} "
-    last = message.splitlines()[-1].strip()[:120]
-    crashed = code == 1
-    brief = f"rank {end.rank}: {last}"
-    return Cause(end.rank, code, place + message, brief, crashed and code != INTERRUPTED, crashed)
+    if message.startswith("rank "):
+        place = ""
+    last = message.splitlines()[-1].strip().rstrip(".")[:160]
+    brief = last if last.startswith("rank ") else f"rank {end.rank}: {last}"
+    return Cause(end.rank, code, place + message, brief, again=code == 1, crashed=code == 1)
 
 
 def _last_words(end: End) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from openmae.engine.runfolder import CONFIG, RunFolder, read_jsonl
 from openmae.errors import StorageError
-from openmae.rank import FOLDER
+from openmae.launch.attempt import run_folder
 
 
 class Progress:
@@ -19,9 +19,8 @@ class Progress:
 
     def look(self, reports: Path) -> None:
         """Read which folder it is."""
-        with contextlib.suppress(OSError):
-            text = (reports / FOLDER).read_text(encoding="utf-8", errors="surrogateescape")
-            self.run = RunFolder(Path(text))
+        path = run_folder(reports)
+        self.run = self.run if path is None else RunFolder(path)
 
     @property
     def begun(self) -> bool:

@@ -88,8 +88,8 @@ def _may_restart(cause: Cause, progress: Progress, lowered: bool) -> bool:
 
 def _say_restart(cause: Cause, progress: Progress, used: int, restarts: int) -> None:
     print(
-        f"openmae: {cause.brief} at step {progress.reached:,}: restart {used} of {restarts} from"
-        f" step {progress.saved:,}",
+        f"openmae: {cause.brief}. At step {progress.reached:,}: restart {used} of {restarts}"
+        f" from step {progress.saved:,}",
         file=sys.stderr,
         flush=True,
     )
