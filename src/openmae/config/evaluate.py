@@ -36,6 +36,9 @@ class ReaderConfig(Settings):
         None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    gpus: int | None = setting(
+        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
+    )
 
 
 class ScoreConfig(ReaderConfig):

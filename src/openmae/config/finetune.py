@@ -175,6 +175,9 @@ class EvaluateConfig(Settings):
         None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    gpus: int | None = setting(
+        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
+    )
 
 
 class PredictConfig(Settings):
@@ -205,6 +208,9 @@ class PredictConfig(Settings):
         None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    gpus: int | None = setting(
+        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix != ".csv":

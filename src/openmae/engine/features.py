@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openmae.engine.device import autocast
+from openmae.engine.spread import Gather, Part
 from openmae.errors import DataError
 
 
@@ -87,8 +88,9 @@ def extract(
     pool: str,
     device: torch.device,
     precision: str = "fp32",
+    gather: Gather = iter,
 ) -> Features:
-    """Run the encoder on every batch.
+    """Run the encoder on every batch. `gather` adds what other ranks have, where there are any.
 
     Raises:
         DataError: no image could be read.
@@ -96,15 +98,23 @@ def extract(
     training = encoder.training
     encoder.eval()
     vectors, labels, paths, bad = [], [], [], []
-    for batch in batches:
-        bad += batch["bad"]
-        if batch["image"] is None:
-            continue
-        with autocast(precision, device):
-            tokens = encoder(batch["image"].to(device, non_blocking=True))
-        vectors.append(pool_tokens(tokens, encoder.num_prefix_tokens, pool).float().cpu().numpy())  # type: ignore[arg-type]
-        labels += batch["label"]
-        paths += batch["path"]
+
+    def parts() -> Iterator[Part]:
+        for batch in batches:
+            if batch["image"] is None:
+                yield Part(bad=batch["bad"])
+                continue
+            with autocast(precision, device):
+                tokens = encoder(batch["image"].to(device, non_blocking=True))
+            pooled = pool_tokens(tokens, encoder.num_prefix_tokens, pool)  # type: ignore[arg-type]
+            yield Part(pooled.float().cpu().numpy(), batch["label"], batch["path"], batch["bad"])
+
+    for part in gather(parts()):
+        bad += part.bad
+        if part.values is not None:
+            vectors.append(part.values)
+            labels += part.labels
+            paths += part.paths
     encoder.train(training)
     if not vectors:
         raise DataError(

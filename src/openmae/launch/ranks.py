@@ -36,6 +36,12 @@ _ERRORS = {
 }
 
 
+class Shown(Results):
+    """Results that rank 0 has printed."""
+
+    shown = True
+
+
 class RanksError(OpenMAEError):
     """A rank failed by a fault of the code or of the machine."""
 
@@ -102,11 +108,11 @@ def _error(cause: Cause, used: int) -> OpenMAEError:
     return RanksError(text, cause.exit_code) if kind is None else kind(text)
 
 
-def _results(ends: Sequence[End]) -> Results:
+def _results(ends: Sequence[End]) -> Shown:
     """What rank 0 reported."""
     told = ends[0].report
     folder = Path(told["folder"]) if told.get("folder") else None
-    return Results(told.get("results") or {}, folder, max(end.code for end in ends))
+    return Shown(told.get("results") or {}, folder, max(end.code for end in ends))
 
 
 class _Signals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import Source
 from openmae.data.transforms import EvalTransform
 from openmae.engine.device import autocast
+from openmae.engine.distributed import World
 from openmae.engine.log import say, warn
+from openmae.engine.spread import Part, in_order, own_batches
 from openmae.errors import DataError
 from openmae.methods.classify import Classifier
 from openmae.report.confusion import draw_confusion
@@ -42,8 +44,10 @@ def predict(
     workers: int,
     device: torch.device,
     precision: str,
+    world: World | None = None,
 ) -> Predictions:
-    """Run the classifier on every image, in order; what cannot be read is listed and left out.
+    """Run the classifier on every image, in order; what cannot be read is listed and left out. The
+    ranks of a `world` share the work, and all get the result.
 
     Raises:
         DataError: no image could be read.
@@ -51,16 +55,24 @@ def predict(
     training = model.training
     model.eval()
     batches = EvalBatches(source, EvalTransform(model.encoder.image_size, crop_pct), batch_size)
+    numbers = own_batches(world or World(), len(batches))
     logits, labels, paths, bad = [], [], [], []
-    for batch in loader(batches, range(len(batches)), workers, pin=device.type == "cuda"):
-        bad += batch["bad"]
-        if batch["image"] is None:
-            continue
-        with autocast(precision, device):
-            out = model.logits(batch["image"].to(device, non_blocking=True))
-        logits.append(out.float().cpu().numpy())
-        labels += batch["label"]
-        paths += batch["path"]
+
+    def parts() -> Iterator[Part]:
+        for batch in loader(batches, numbers, workers, pin=device.type == "cuda"):
+            if batch["image"] is None:
+                yield Part(bad=batch["bad"])
+                continue
+            with autocast(precision, device):
+                out = model.logits(batch["image"].to(device, non_blocking=True))
+            yield Part(out.float().cpu().numpy(), batch["label"], batch["path"], batch["bad"])
+
+    for part in in_order(world or World(), len(batches))(parts()):
+        bad += part.bad
+        if part.values is not None:
+            logits.append(part.values)
+            labels += part.labels
+            paths += part.paths
     model.train(training)
     if not logits:
         raise DataError(f"no image could be read. First: {bad[0][0]}: {bad[0][1]}")

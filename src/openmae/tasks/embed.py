@@ -12,6 +12,7 @@ import numpy as np
 from openmae.config.base import Options
 from openmae.config.evaluate import EmbedConfig
 from openmae.data.sources import open_source
+from openmae.engine.distributed import joined
 from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
@@ -19,27 +20,32 @@ from openmae.errors import StorageError, UsageError
 from openmae.report.map import draw_map
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.neighbours import duplicates, nearest, plane
-from openmae.tasks.reading import dry, open_reader, pooling
+from openmae.tasks.reading import Reader, dry, open_reader, pooling
 
 
 def run(config: EmbedConfig, options: Options) -> Results:
     """Write path and vector of every image; the result states number, width and pooling."""
     if config.out.endswith(".parquet"):
         _require_pyarrow(config.out)
-    path = Path(config.out).expanduser()
     for name in (config.out, config.duplicates, config.neighbours, config.map):
         if name is not None and not Path(name).expanduser().parent.is_dir():
             raise StorageError(
                 f"{Path(name).parent} does not exist. Make it first, or name another"
             )
-    reader = open_reader(config)
-    encoder = reader.loaded.encoder
+    with joined(config.device) as world:
+        return _embed(config, options, open_reader(config, world))
+
+
+def _embed(config: EmbedConfig, options: Options, reader: Reader) -> Results:
+    encoder, path = reader.loaded.encoder, Path(config.out).expanduser()
     what = pooling(config, encoder)
     source = open_source(config.data, decoding_of(encoder), split="all")
     require_fit(source, encoder)
     if options.dry_run:
         return dry()
     found = reader.features(source)
+    if not reader.world.main:
+        return Results({})
     _write(path, lambda to: WRITERS[path.suffix](found, to, config.pool))
     width = found.vectors.shape[1]
     say(

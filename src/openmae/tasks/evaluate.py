@@ -13,6 +13,7 @@ from openmae.config.finetune import EvaluateConfig, PredictConfig, crop_share
 from openmae.data.labels import labelled
 from openmae.data.sources import Source, open_source, open_split, require_classes
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
+from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError, StorageError, UsageError
@@ -36,6 +37,11 @@ from openmae.weights import Loaded, load_any
 
 def run(config: EvaluateConfig, options: Options) -> Results:
     """Score a classifier; the result holds accuracy, n and interval, or the corruption errors."""
+    with joined(config.device) as world:
+        return _evaluate(config, options, world)
+
+
+def _evaluate(config: EvaluateConfig, options: Options, world: World) -> Results:
     model, loaded = open_classifier(config)
     root = Path(config.data).expanduser()
     looked = config.layout != "folder" and config.labels is None
@@ -43,10 +49,10 @@ def run(config: EvaluateConfig, options: Options) -> Results:
     if config.layout == "imagenet-c" and not corrupted:
         raise DataError(f"{config.data} has no CORRUPTION/SEVERITY(1-5)/CLASS folders below it")
     if corrupted:
-        out = (config.out, loaded, "evaluate", config.data)
+        out = (config.out, loaded, "evaluate", config.data, world.main)
         folder = None if options.dry_run else result_folder(*out)
         with nothing_left(folder):
-            return _corruptions(config, options, model, loaded, corrupted, folder)
+            return _corruptions(config, options, model, loaded, corrupted, folder, world)
     source = _open(config, model)
     require_fit(source, model.encoder)
     names = _names(config, model)
@@ -56,14 +62,14 @@ def run(config: EvaluateConfig, options: Options) -> Results:
         say("", f"only these {len(columns)} of the model's {len(names)} classes are chosen among")
     if options.dry_run:
         return dry()
-    folder = result_folder(config.out, loaded, "evaluate", config.data)
+    folder = result_folder(config.out, loaded, "evaluate", config.data, world.main)
     with nothing_left(folder):
-        found = _restricted(_predict(config, model, source), source, columns, labels)
+        found = _restricted(_predict(config, model, source, world), source, columns, labels)
     warn_bad(found)
     shown = [names[c] for c in columns]
     values = metrics(found, None, model.multi_label)
     tell(values, found, shown, None, model.multi_label)
-    if folder is not None:
+    if folder is not None and folder.writes:
         write_report(folder.path, found, shown, model.multi_label)
         about = {"model": loaded.what, "data": config.data}
         folder.write_json("results.json", {**values, **about})
@@ -161,12 +167,14 @@ def match(source: Source, names: list[str]) -> tuple[list[int], np.ndarray[Any, 
     return columns, np.array([place[own[label]] for label in labels.tolist()])
 
 
-def _predict(config: EvaluateConfig, model: Classifier, source: Source) -> Predictions:
+def _predict(
+    config: EvaluateConfig, model: Classifier, source: Source, world: World
+) -> Predictions:
     device = next(model.parameters()).device
     workers = auto_workers(device.type) if config.workers is None else config.workers
     share = crop_share(config.crop_pct, model.encoder.image_size)
     precision = resolve_precision("auto", device)
-    return predict(model, source, share, config.batch_size, workers, device, precision)
+    return predict(model, source, share, config.batch_size, workers, device, precision, world)
 
 
 def _restricted(
@@ -185,6 +193,7 @@ def _corruptions(
     loaded: Loaded,
     corrupted: dict[str, dict[int, Path]],
     folder: RunFolder | None,
+    world: World,
 ) -> Results:
     """Errors of each corruption and severity, and their means as published."""
     names = _names(config, model)
@@ -199,7 +208,7 @@ def _corruptions(
         for severity, path in sorted(levels.items()):
             source = open_source(str(path), decoding_of(model.encoder))
             columns, labels = match(source, names)
-            found = _restricted(_predict(config, model, source), source, columns, labels)
+            found = _restricted(_predict(config, model, source, world), source, columns, labels)
             errors[name][severity] = 1 - metrics(found)["accuracy"]
             count += len(found.labels)
         mean = sum(errors[name].values()) / len(errors[name])
@@ -207,7 +216,7 @@ def _corruptions(
     values = {**summary(errors, len(model.classes)), "n": count}
     for key, value in values.items():
         say("Result", f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
-    if folder is not None:
+    if folder is not None and folder.writes:
         write_rows(folder.path / "corruptions.csv", corruption_table(errors))
         folder.write_json("results.json", {**values, "model": loaded.what, "data": config.data})
         say("Out", f"{folder.path / 'results.json'}, corruptions.csv")

@@ -15,6 +15,7 @@ from openmae.config.base import Options
 from openmae.config.finetune import PredictConfig, crop_share
 from openmae.data.sources import open_source
 from openmae.engine.device import auto_workers, resolve_precision
+from openmae.engine.distributed import World, joined
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError
@@ -30,6 +31,11 @@ def run(config: PredictConfig, options: Options) -> Results:
     out = Path(config.out).expanduser()
     if not out.parent.is_dir():
         raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
+    with joined(config.device) as world:
+        return _predict(config, options, out, world)
+
+
+def _predict(config: PredictConfig, options: Options, out: Path, world: World) -> Results:
     model, _ = open_classifier(config)
     source = open_source(config.data, decoding_of(model.encoder), split="all")
     require_fit(source, model.encoder)
@@ -39,7 +45,9 @@ def run(config: PredictConfig, options: Options) -> Results:
     workers = auto_workers(device.type) if config.workers is None else config.workers
     share = crop_share(config.crop_pct, model.encoder.image_size)
     precision = resolve_precision("auto", device)
-    found = predict(model, source, share, config.batch_size, workers, device, precision)
+    found = predict(model, source, share, config.batch_size, workers, device, precision, world)
+    if not world.main:
+        return Results({})
     warn_bad(found)
     temporary = out.with_name(f".tmp-{out.name}")
     try:

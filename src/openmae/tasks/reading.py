@@ -5,7 +5,7 @@ baselines.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from openmae.data.loader import EvalBatches, ViewBatches, loader
 from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.transforms import EvalTransform, ProbeTransform
 from openmae.engine.device import auto_workers, resolve_device, resolve_precision
+from openmae.engine.distributed import World, joined
 from openmae.engine.features import Features, extract
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
+from openmae.engine.spread import in_order, own_batches
 from openmae.errors import DataError, UsageError
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder
@@ -39,6 +41,7 @@ class Reader:
     loaded: Loaded
     config: ReaderConfig
     device: torch.device
+    world: World = field(default_factory=World)
 
     def features(
         self,
@@ -63,12 +66,14 @@ class Reader:
             auto_workers(self.device.type) if self.config.workers is None else self.config.workers
         )
         precision = resolve_precision("auto", self.device)
-        stream = loader(batches, range(len(batches)), workers, pin=self.device.type == "cuda")
+        own = own_batches(self.world, len(batches))
+        stream = loader(batches, own, workers, pin=self.device.type == "cuda")
+        gather = in_order(self.world, len(batches))
         network: nn.Module = encoder or self.loaded.encoder
         if isinstance(network, Encoder) and (self.config.layer or not self.config.norm):
             network = Tapped(network, self.config.layer, self.config.norm)
         network = network.to(self.device)
-        found = extract(network, stream, pool, self.device, precision)
+        found = extract(network, stream, pool, self.device, precision, gather)
         first = encoder is None and (view is None or view[1] == 0)
         for path, reason in found.bad[:3] if first else ():
             more = f" ({len(found.bad)} in all)" if len(found.bad) > 3 else ""
@@ -110,7 +115,7 @@ Evaluate = Callable[[Any, Features], dict[str, float]]
 """Training part as `Read` gives it and test part -> "accuracy" and further numbers."""
 
 
-def open_reader(config: ReaderConfig) -> Reader:
+def open_reader(config: ReaderConfig, world: World) -> Reader:
     """Load the model that a task names, and say what it is."""
     require_order(config.model, config.data)
     device = resolve_device(config.device)
@@ -124,7 +129,7 @@ def open_reader(config: ReaderConfig) -> Reader:
     if config.pool == "cls" and loaded.encoder.vit.cls_token is None:
         raise DataError("this encoder has no class token. Use --pool mean")
     say("Model", f"{loaded.what}; {loaded.encoder.create['model_name']}, {height}x{width} px")
-    return Reader(loaded, config, device)
+    return Reader(loaded, config, device, world)
 
 
 def central(reader: Reader, source: Source, encoder: nn.Module | None) -> Features:
@@ -146,7 +151,22 @@ def score(
 
     `reads` make the features of the training and of the test part; `about` joins results.json.
     """
-    reader = open_reader(config)
+    with joined(config.device) as world:
+        reader = open_reader(config, world)
+        return _score(reader, task, evaluate, saying, dry_run, reads, about or {})
+
+
+def _score(
+    reader: Reader,
+    task: str,
+    evaluate: Evaluate,
+    saying: str,
+    dry_run: bool,
+    reads: tuple[Read, Read],
+    about: Mapping[str, Any],
+) -> Results:
+    config = reader.config
+    assert isinstance(config, ScoreConfig)
     encoder = reader.loaded.encoder
     train, test = _labelled(config, task, encoder)
     say(
@@ -159,14 +179,14 @@ def score(
         warn("the class token of an MAE has no loss of its own: weak for k-NN. Or --pool mean")
     if dry_run:
         return dry()
-    folder = result_folder(config.out, reader.loaded, task, config.data)
+    folder = result_folder(config.out, reader.loaded, task, config.data, reader.world.main)
     with nothing_left(folder):
         results = _compare(reader, task, evaluate, (train, test), reads)
     _tell(task, results)
     if folder is not None:
         what = {"model": reader.loaded.what, "data": config.data, "labels": config.labels}
         how = {"how": saying, "features": pooling(config, encoder), **vector_of(config, encoder)}
-        folder.write_json("results.json", {**results, **what, **how, **(about or {})})
+        folder.write_json("results.json", {**results, **what, **how, **about})
         say("Out", f"{folder.path / 'results.json'}")
     return Results(results, folder.path if folder else None)
 

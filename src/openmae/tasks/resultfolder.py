@@ -12,8 +12,12 @@ from openmae.errors import StorageError
 from openmae.weights import Loaded
 
 
-def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunFolder | None:
-    """Where a task writes: --out, or inside the run; nowhere for an encoder without a run."""
+def result_folder(
+    out: str | None, loaded: Loaded, task: str, data: str, writes: bool = True
+) -> RunFolder | None:
+    """Where a task writes: --out, or inside the run; nowhere for an encoder without a run. Of
+    several ranks only the first one `writes`.
+    """
     name = f"{task}-{short_name(data)}"
     path = Path(out).expanduser() if out else loaded.run / name if loaded.run else None
     if path is None:
@@ -26,7 +30,7 @@ def result_folder(out: str | None, loaded: Loaded, task: str, data: str) -> RunF
     if path.exists() and not path.is_dir():
         raise StorageError(f"{path} is a file. Give another --out")
     path.mkdir(parents=True, exist_ok=True)
-    return RunFolder(path)
+    return RunFolder(path, writes)
 
 
 @contextlib.contextmanager
