@@ -20,8 +20,8 @@ from openmae.config.pretrain import PretrainConfig
 from openmae.engine.device import autocast
 from openmae.engine.measure import wait
 from openmae.methods.mae import MAE
-from openmae.models.attention import use
-from openmae.tasks.attention import resolve_attention
+from openmae.tasks.attention import resolve_attention, use_choices
+from openmae.tasks.products import resolve_products
 
 TOLERANCE = 1e-4  # of losses, relative; single precision, shared weights and mask
 OURS = ("training path", "full path")
@@ -101,14 +101,17 @@ def random_images(model: MAE, batch: int, device: torch.device) -> Tensor:
 
 
 def ours(model: MAE, args: argparse.Namespace, compiled: bool) -> Peer:
-    """Our model on its device, with the attention that `openmae pretrain` would choose."""
+    """Our model on its device, with the attention and the products that `openmae pretrain` would
+    choose.
+    """
     method = copy.deepcopy(model).to(args.device)
     config = PretrainConfig(data="digits", batch_size=max(args.batch, 1))
     resolved = {"device": args.device, "precision": args.precision, "micro_batch": args.batch}
     with torch.device("meta"):
         empty = MAE(args.model, **sizes(args))
     chosen = resolve_attention(config, empty, resolved)
-    use(method, chosen)
+    products = resolve_products(config, resolved)
+    use_choices(method, {"attention": chosen, "products": products})
     if compiled:
         for block in method.blocks():
             block.compile()
@@ -117,7 +120,7 @@ def ours(model: MAE, args: argparse.Namespace, compiled: bool) -> Peer:
     def loss(images: Tensor, noise: Tensor | None) -> Tensor:
         return method(images, noise=noise)["loss"]
 
-    return Peer("openmae", method, loss, {}, {"attention": words})
+    return Peer("openmae", method, loss, {}, {"attention": words, "products": products})
 
 
 def full_path(peer: Peer) -> Loss:
@@ -175,7 +178,7 @@ class Rows:
         peer = self.family(family, compiled)
         assert peer is not None
         if family == "openmae":
-            settings = {"attention": peer.shipped["attention"], "optimizer": "fused"}
+            settings = {**peer.shipped, "optimizer": "fused"}
             loss = full_path(peer) if variant == "full path" else peer.loss
         else:
             settings = dict(peer.shipped)

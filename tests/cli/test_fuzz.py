@@ -40,6 +40,7 @@ GOOD = {
     "val": ("0.1", "0.0001", "1.5", "digits", "photos", "nowhere"),
     "device": ("cpu", "cpu:3", "cuda", "cuda:99", "mps", "meta", "xla", "gpu"),
     "precision": ("fp32", "bf16", "fp16"),
+    "products": ("auto", "torch", "onednn", "mkl"),
     "bad_images": ("skip", "error", "zero"),
     "time_limit": ("5s", "1h30m", "5"),
     "recipe": ("digits", "laptop", "digit", "nowhere.yaml", "thesis.txt"),

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 GROUPS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "openmae::linear"),
     "fused attention": ("_scaled_dot_product_flash_attention_for_cpu",),
     "softmax": ("_softmax", "_safe_softmax"),
     "LayerNorm": ("native_layer_norm",),

@@ -17,6 +17,7 @@ from costs import of_step
 from openmae.engine.loop import Plan, State, training_step
 from openmae.engine.optim import Schedule, adamw
 from openmae.methods import MAE
+from openmae.models import products
 from openmae.models.attention import use
 
 ROWS, PIXELS, PATCH = 4, 32, 4
@@ -113,6 +114,16 @@ def test_fused_attention_runs_once_for_each_block() -> None:
     found = costs(backend="flash")
     assert found["fused attention"] == DEPTH + DECODER_DEPTH
     assert found["softmax"] == 0
+
+
+def test_products_by_onednn_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no copy more. What is inside of one, nobody counts: its FLOPs are not there."""
+    monkeypatch.setattr(products, "LEAST", 0)
+    found, usual = costs(change=lambda made: products.use(made, "onednn")), costs()
+    assert found["FLOPs"] < 0.5 * usual["FLOPs"]
+    assert found["bytes"] <= usual["bytes"]
+    counted = TABLE.keys() - {"bytes"}
+    assert {n: found[n] for n in counted} == {n: usual[n] for n in counted}
 
 
 def _every_token(made: MAE) -> None:

@@ -32,7 +32,8 @@ OTHER = {
     "mix": ("digits=0.5",),
     "knn": True, "bad_images": "zero", "workers": 1, "seed": 1, "device": "auto",
     "gpus": 1, "restarts": 5,
-    "precision": "bf16", "attention": "math", "compile": True, "deterministic": True,
+    "precision": "bf16", "attention": "math", "products": "torch", "compile": True,
+    "deterministic": True,
     "save_every": 5, "keep": 4,
     "log_every": 2, "max_skips": 3, "track": "tensorboard", "time_limit": "1h",
 }  # fmt: skip

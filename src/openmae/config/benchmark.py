@@ -16,7 +16,9 @@ _ARCHITECTURE = (
     "target", "decoder_dim", "decoder_depth", "decoder_heads", "decoder", "decoder_fusion",
     "predict", "masks",
 )  # fmt: skip
-_STEP = ("precision", "compile", "attention", "crop", "flip", "bands", "value_range")
+_STEP = (
+    "precision", "compile", "attention", "products", "crop", "flip", "bands", "value_range",
+)  # fmt: skip
 
 
 class BenchmarkConfig(Settings):
@@ -68,6 +70,9 @@ class BenchmarkConfig(Settings):
     compile: bool = setting(False, "compile each block", RUN, "free")
     attention: Literal["auto", "sdpa", "eager", "flash", "cudnn", "efficient", "math"] = setting(
         "auto", "how attention is computed; auto: the fastest for each length", RUN, "free"
+    )
+    products: Literal["auto", "torch", "onednn"] = setting(
+        "auto", "how linear layers are multiplied; auto: onednn on AMD CPUs", RUN, "free"
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
     workers: tuple[int, ...] = setting(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openmae.models.attention import attend
+from openmae.models.products import multiply
 
 
 class Attention(nn.Module):
@@ -26,6 +27,7 @@ class Attention(nn.Module):
             raise ValueError(f"a width of {dim} does not divide by {num_heads} heads")
         self.num_heads = num_heads
         self.backend = "sdpa"  # a name of `openmae.models.attention.BACKENDS`
+        self.products = "torch"  # a name of `openmae.models.products.PRODUCTS`
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -40,15 +42,16 @@ class Attention(nn.Module):
             if num_queries == ids.shape[1]:  # no query of x is read
                 (_, weight), (_, bias) = self._query_and_rest()
                 query, others = rows.split([x.shape[-1], 2 * x.shape[-1]], dim=-1)
-                keyvalue = torch.cat([F.linear(x, weight, bias), others], dim=1)
+                own = multiply(x, weight, bias, self.products)
+                keyvalue = torch.cat([own, others], dim=1)
                 q, (k, v) = self._heads(query, 1)[0], self._heads(keyvalue, 2)
             else:
                 q, k, v = self._heads(torch.cat([self.qkv(x), rows], dim=1), 3)
                 q = q[:, :, -num_queries:]
         elif num_queries < x.shape[1]:
             (wq, weight), (bq, bias) = self._query_and_rest()
-            q = self._heads(F.linear(x[:, -num_queries:], wq, bq), 1)[0]
-            k, v = self._heads(F.linear(x, weight, bias), 2)
+            q = self._heads(multiply(x[:, -num_queries:], wq, bq, self.products), 1)[0]
+            k, v = self._heads(multiply(x, weight, bias, self.products), 2)
         else:
             q, k, v = self._heads(self.qkv(x), 3)
         return self.proj(attend(q, k, v, self.backend).transpose(1, 2).flatten(2))

@@ -20,6 +20,7 @@ from openmae.errors import UsageError
 from openmae.models.attention import kernel
 from openmae.models.initialise import token, xavier_conv, xavier_linear
 from openmae.models.positions import sincos_2d
+from openmae.models.products import multiply
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,6 +62,7 @@ class Encoder(nn.Module):
         self.vit = vit
         self.create = create
         self.attention = "sdpa"  # the kernel of training; `openmae.models.attention.use` sets it
+        self.products = "torch"  # and `openmae.models.products.use` this, of the patch embedding
         self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self.bands = tuple(bands)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -142,7 +144,7 @@ class Encoder(nn.Module):
         weight = conv.weight.permute(0, 2, 3, 1).flatten(
             1
         )  # (D, C, p, q) -> (D, p*q*C), channel last
-        x = vit.patch_embed.norm(F.linear(patches, weight, conv.bias))
+        x = vit.patch_embed.norm(multiply(patches, weight, conv.bias, self.products))
         return self._transform(x, ids, positions, fuse)
 
     def encode_plain(

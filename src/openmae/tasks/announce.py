@@ -53,7 +53,7 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options
         f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
         f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
     )
-    say("", summary(resolved["attention"]))
+    say("", f"{summary(resolved['attention'])}; products {resolved['products']}")
     size = checkpoint.bytes_needed(method, config.ema is not None)
     if (needs := memory_line(job, method)) is not None:
         say("", needs)

@@ -17,6 +17,7 @@ from openmae.config.training import TrainingConfig
 from openmae.engine.attention import choose, is_sound
 from openmae.engine.device import deterministic
 from openmae.errors import UsageError
+from openmae.models import products
 from openmae.models.attention import BACKENDS, KERNELS, Place, attend, places, use
 from openmae.randomness import Rand
 from openmae.tasks.kind import Job, Kind
@@ -29,12 +30,18 @@ _IMAGES = 2  # of the forward on the meta device
 
 
 def built(kind: Kind, job: Job) -> nn.Module:
-    """The method of a run with its seeded initial weights, and the attention that was chosen. A run
-    that was begun before there was a choice has torch's own.
-    """
+    """The method of a run with its seeded initial weights, and what was chosen for it."""
     method = kind.build(job.config, job.resolved)
-    use(method, job.resolved.get("attention", {}))
+    use_choices(method, job.resolved)
     return method
+
+
+def use_choices(method: nn.Module, resolved: Mapping[str, Any]) -> None:
+    """Tell a method the attention and the products that were chosen. A run that was begun before
+    there was a choice has torch's own.
+    """
+    use(method, resolved.get("attention", {}))
+    products.use(method, resolved.get("products", "torch"))
 
 
 def resolve_attention(

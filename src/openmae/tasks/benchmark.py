@@ -31,12 +31,12 @@ from openmae.engine.parallel import parallelize
 from openmae.engine.runfolder import Results, gigabytes
 from openmae.engine.textfile import write_text
 from openmae.errors import MemoryLimitError, StorageError
-from openmae.models.attention import use
 from openmae.tasks.account import need_of, size_of
-from openmae.tasks.attention import resolve_attention
+from openmae.tasks.attention import resolve_attention, use_choices
 from openmae.tasks.benchmarklines import tell
 from openmae.tasks.fitting import random_batch
 from openmae.tasks.pretrain import build_method, read_as
+from openmae.tasks.products import resolve_products
 
 _WINDOWS = 7
 _SECONDS = 20.0  # of timing one batch size, after its first step
@@ -83,13 +83,14 @@ def run(config: BenchmarkConfig, options: Options) -> Results:
         return Results(found | {"dry_run": True})
     resolved["micro_batch"] = config.batch_size or _FIRST[device.type]
     found["attention"] = resolve_attention(settings, method, resolved)
+    found["products"] = resolve_products(settings, resolved)
     found["machine"] = environment(device)
     name = found["machine"].get("gpu", "")
     found["matmul_tflops"] = matmul_rate(device, precision, seconds=2.0) / 1e12
     sheet = data_sheet(name, precision)
     found["data_sheet_tflops"] = None if sheet is None else sheet / 1e12
     method = build_method(settings, resolved).to(device)
-    use(method, found["attention"])
+    use_choices(method, found)
     trials = _steps(config, parallelize(method, config.compile), precision, device)
     again = matmul_rate(device, precision, seconds=2.0) / 1e12
     found["matmul_tflops"] = max(found["matmul_tflops"], again)

@@ -24,6 +24,7 @@ from openmae.engine.runfolder import RunFolder, require_space
 from openmae.errors import DataError, UsageError
 from openmae.tasks.attention import resolve_attention
 from openmae.tasks.kind import Job, Kind
+from openmae.tasks.products import resolve_products
 
 _CACHE = 256_000_000  # bytes of decoded images that may stay in memory
 
@@ -50,6 +51,7 @@ def prepare_new(kind: Kind, config: Any, options: Options, folder: RunFolder) ->
     with torch.device("meta"):
         method = kind.build(config, resolved)
     resolved["attention"] = resolve_attention(config, method, resolved)
+    resolved["products"] = resolve_products(config, resolved)
     require_space(folder.path, checkpoint.bytes_needed(method, config.ema is not None), config.keep)
     return Job(config, resolved, source, held_out, found)
 

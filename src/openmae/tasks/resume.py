@@ -16,6 +16,7 @@ from openmae.errors import DataError, StorageError, UsageError
 from openmae.tasks.attention import resolve_attention
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import data_hash, lengths, require_tracker
+from openmae.tasks.products import resolve_products
 
 
 def differences(
@@ -71,6 +72,8 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
             with torch.device("meta"):
                 method = kind.build(now, resolved)
             resolved["attention"] = resolve_attention(now, method, resolved)
+        if set(changes) & {"products", "precision", "device"}:
+            resolved["products"] = resolve_products(now, resolved)
         kind.recheck(now, resolved, source)
     require_tracker(now)
     _other_machine(folder, device, now.deterministic)
