@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from trials import Server, command, server
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,3 +19,19 @@ def _cache_of_the_tests(tmp_path_factory):
         del os.environ["OPENMAE_CACHE"]
     else:
         os.environ["OPENMAE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One fork server for all tests that run the small run of `trials`."""
+    with server(tmp_path_factory.mktemp("trials")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def whole(trials: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    ended = trials.run(command(out))
+    assert ended.code == 0, ended.text
+    return out

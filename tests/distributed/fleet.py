@@ -6,14 +6,10 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "resume"))
-
-from trials import Ended, Server  # noqa: E402
+from trials import Ended, Server
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openmae.errors import LostPeerError, UsageError
+from openmae.errors import LostPeerError, OpenMAEError, PeerError, UsageError
 
 PATIENCE = timedelta(hours=24)
 """How long a collective may wait: rank 0 measures and saves while others wait. What hangs is found
@@ -142,8 +142,24 @@ def joined(device_name: str) -> Iterator[World]:
         if not lost_peer(error):
             raise
         raise LostPeerError(f"rank {world.rank} lost another rank: {_line(error)}") from error
+    except OpenMAEError as error:
+        if not isinstance(error, LostPeerError | PeerError) and _said(world, error):
+            raise PeerError(error.exit_code, str(error)) from error
+        raise
     finally:
         _leave()
+
+
+def _said(world: World, error: OpenMAEError) -> bool:
+    """Whether rank 0 says the same; it is asked for a moment, since all ranks may have found it."""
+    try:
+        if world.main:
+            world.store.set("said", str(error))
+            return False
+        world.store.wait(["said"], timedelta(seconds=2))
+        return bool(world.store.get("said").decode() == str(error))
+    except (RuntimeError, ConnectionError, TimeoutError):  # rank 0 is gone, or has nothing to say
+        return False
 
 
 def _join(on_gpu: bool) -> World:

@@ -5,6 +5,7 @@ DDP, or FSDP2 where the weights are too many for one GPU.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -78,10 +79,20 @@ def _ddp(method: nn.Module, compress: bool, accumulate: bool) -> nn.Module:
     """One graph for the whole run, unless a step has several backward passes: torch counts the uses
     of parameters in the first one, which must then be whole.
     """
+    for parameter in method.parameters():
+        if parameter.dim() == 4 and parameter.requires_grad:
+            # The patch embedding is used as a transposed matrix, and so is its gradient; DDP wants
+            # it as the weight lies in memory, to the last stride of a size of one.
+            parameter.register_hook(lambda grad: grad.flatten().view(grad.shape))
     # Buffers are constants, or change alike on every rank: nothing is to be broadcast.
-    wrapped = DistributedDataParallel(
-        method, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=not accumulate
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a name that torch 2.10 knows alone
+        wrapped = DistributedDataParallel(
+            method,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=not accumulate,
+        )
     if compress:
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 

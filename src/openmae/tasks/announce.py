@@ -40,11 +40,10 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options
         warn(line)
     for head, text in kind.describe(job, method):
         say(head, text)
-    accumulate = (
-        ""
-        if resolved["micro_batch"] == config.batch_size
-        else f" ({resolved['micro_batch']} at a time)"
-    )
+    ranks, rows = resolved["ranks"], config.batch_size // resolved["ranks"]
+    parts = [f"{ranks} ranks of {rows}, {resolved['parallel']}"] if ranks > 1 else []
+    parts += [f"{resolved['micro_batch']} at a time"] if resolved["micro_batch"] < rows else []
+    accumulate = f" ({', '.join(parts)})" if parts else ""
     length = resolved["total_steps"] * config.batch_size / len(job.source)
     say("Recipe", f"{resolved['recipe'] or 'none: the defaults of this command'}")
     say(

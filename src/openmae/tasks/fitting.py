@@ -130,6 +130,19 @@ def lower(kind: Kind, job: Job, folder: RunFolder, step: int, micro: int) -> int
     return less
 
 
+def next_time(kind: Kind, job: Job, folder: RunFolder, step: int, plan: Plan) -> MemoryLimitError:
+    """The error of a rank whose memory ran out. Alone it cannot do the step again, because the
+    others wait for its gradients; where the micro-batch is found by us, the next start takes less.
+    """
+    if plan.world.size == 1 or job.config.micro_batch != "auto":
+        return too_much(plan.micro_batch, plan.global_batch, _mixes(job.config))
+    less = lower(kind, job, RunFolder(folder.path), step, plan.micro_batch)  # whichever rank it is
+    return MemoryLimitError(
+        f"Out of GPU memory on rank {plan.world.rank} at {plan.micro_batch} images at a time. The"
+        f" same command again takes {less}, accumulated to the same batch"
+    )
+
+
 def too_much(micro: int, batch: int, even: bool = False) -> MemoryLimitError:
     """The error of a step that does not fit, with the next smaller one."""
     half = memory.smaller(batch, micro, even)

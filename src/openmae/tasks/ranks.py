@@ -20,7 +20,7 @@ from openmae.config.training import TrainingConfig
 from openmae.engine.agree import same_everywhere
 from openmae.engine.checkpoint import Checkpoint, latest
 from openmae.engine.distributed import World
-from openmae.engine.log import say, warn
+from openmae.engine.log import warn
 from openmae.engine.parallel import choose_layout
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import LostPeerError, OpenMAEError, StorageError, UsageError
@@ -102,7 +102,6 @@ def agree_on_start(world: World, job: Job, method: nn.Module) -> None:
     """
     if world.size == 1:
         return
-    say("Ranks", f"{world.size}, {job.resolved['parallel']}, {os.uname().nodename}")
     settings = job.config.model_dump(mode="json", exclude={"out", "workers", "gpus"})
     same_everywhere(
         world,
