@@ -26,7 +26,8 @@ def wait_for(what, seconds=30):
         assert time.monotonic() < until
         time.sleep(0.01)
 def all_began():
-    wait_for(lambda: all((OUT / f"began_{r}").exists() for r in range(int(os.environ["WORLD_SIZE"]))))
+    ranks = range(int(os.environ["WORLD_SIZE"]))
+    wait_for(lambda: all((OUT / f"began_{r}").exists() for r in ranks))
 def checkpoint(step):
     folder = OUT / "checkpoints" / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
