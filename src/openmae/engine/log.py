@@ -4,12 +4,14 @@ otherwise.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -22,12 +24,26 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def put(text: str, file: TextIO) -> None:
+    """Print a line. Where nobody reads any more, or the disk of the log is full, the line is lost
+    and the run goes on: nothing stays in a buffer that would fail again at the end.
+    """
+    try:
+        file.flush()
+        data = f"{text}\n".encode(file.encoding or "utf-8", "backslashreplace")
+        os.write(file.fileno(), data)
+    except io.UnsupportedOperation:  # a stream in memory
+        print(text, file=file, flush=True)
+    except OSError:
+        pass
+
+
 def say(head: str, text: str = "") -> None:
     """One line of the report before and after a run: a short head, then words. Of several ranks
     the first one speaks.
     """
     if _rank() == 0:
-        print(f"{head:<8} {text}" if text else head, flush=True)
+        put(f"{head:<8} {text}" if text else head, sys.stdout)
 
 
 def warn(text: str, own: bool = False) -> None:
@@ -36,7 +52,7 @@ def warn(text: str, own: bool = False) -> None:
     """
     rank = _rank()
     if rank == 0 or own:
-        print(f"openmae: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+        put(f"openmae: {f'rank {rank}: ' if rank else ''}{text}", sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -60,7 +76,7 @@ class Progress:
         self._speaks = _rank() == 0
         self._live = (
             Live(console=self._console, transient=True, auto_refresh=False)
-            if self._speaks and sys.stdout.isatty()
+            if self._speaks and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
             else None
         )
         self._last = float("-inf")
@@ -73,18 +89,20 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._live.stop()
 
     def show(self, row: Mapping[str, Any], seconds_left: float) -> None:
         """A row that the loop has read: step, epoch, loss, images_per_s, data_share."""
         line = self._line(row, seconds_left)
         if self._live:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
+            with contextlib.suppress(OSError):
+                self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
         elif self._speaks and (
             time.monotonic() - self._last >= _EVERY or row["step"] == self.total
         ):
             self._last = time.monotonic()
-            print(line, flush=True)
+            put(line, sys.stdout)
         self._before = row["loss"]
 
     def _line(self, row: Mapping[str, Any], seconds_left: float) -> str:
