@@ -66,6 +66,11 @@ def _child(trial: dict[str, Any]) -> None:
             import savers
 
             savers.save_in_a_loop(Path(trial["save_in_a_loop"]))
+        if "call" in trial:  # a function of a module of a folder, given the trial
+            folder, module, name = trial["call"]
+            sys.path.insert(0, folder)
+            code = getattr(importlib.import_module(module), name)(trial)
+            return
         from openmae.cli import main
 
         _install(trial.get("hooks", {}))
