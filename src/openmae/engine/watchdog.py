@@ -31,6 +31,7 @@ _LONG = {"measure", "save", "end"}  # of which rank 0 may have much, while other
 _LONGER = 24  # times the limit for those
 _LOOK = 0.5  # seconds between looks
 _ANSWERS = 5.0  # seconds in which the others answer
+_GOODBYE = 15.0  # seconds in which the one that speaks ends
 _SHORT = timedelta(seconds=2)
 
 
@@ -71,13 +72,17 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Look, ask and answer until the run ends."""
+        known: float | None = None
         with suppress(RuntimeError, ConnectionError):  # the store ends with its rank
             while not self._ended.wait(_LOOK):
                 self._answer()
-                if self._still() > self.limit:
-                    verdict = self._ask()
-                    if verdict is not None and not self._ended.is_set():
-                        self.found(*verdict)
+                if self._still() <= self.limit:
+                    known = None
+                elif (told := self._ask()) is not None and not self._ended.is_set():
+                    known = known or time.monotonic()
+                    # who does not speak goes on answering, until the one who does has ended all
+                    if told[1] or time.monotonic() - known > _GOODBYE:
+                        self.found(*told)
                         return
 
     def _still(self) -> float:

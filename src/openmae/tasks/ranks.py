@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,8 +24,6 @@ from openmae.engine.parallel import choose_layout
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import LostPeerError, OpenMAEError, StorageError, UsageError
 from openmae.tasks.kind import Job
-
-_GOODBYE = 10.0  # seconds in which the rank that speaks ends before the others
 
 
 @contextmanager
@@ -138,8 +135,6 @@ def newest(world: World, folder: RunFolder) -> tuple[Checkpoint | None, list[str
 
 def hang_found(text: str, speaks: bool) -> None:
     """End this rank because one hangs: nothing else can, its main thread waits for ever."""
-    if not speaks:
-        time.sleep(_GOODBYE)
     error = OpenMAEError(text) if speaks else LostPeerError(text)
     rank.failed(error, text, error.exit_code)
     os._exit(error.exit_code)
