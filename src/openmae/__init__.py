@@ -41,6 +41,8 @@ _COMMANDS = (
     "export",
     "pack",
     "benchmark",
+    "doctor",
+    "slurm",
 )
 
 __all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]

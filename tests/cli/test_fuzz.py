@@ -41,6 +41,7 @@ GOOD = {
     "device": ("cpu", "cpu:3", "cuda", "cuda:99", "mps", "meta", "xla", "gpu"),
     "precision": ("fp32", "bf16", "fp16"),
     "products": ("auto", "torch", "onednn", "mkl"),
+    "on_save_error": ("continue", "stop", "halt"),
     "bad_images": ("skip", "error", "zero"),
     "time_limit": ("5s", "1h30m", "5"),
     "recipe": ("digits", "laptop", "digit", "nowhere.yaml", "thesis.txt"),
@@ -68,6 +69,11 @@ GOOD = {
     "duplicates": ("d.csv", "d.txt", "nowhere/d.csv"),
     "neighbours": ("n.csv", "n.txt"),
     "map": ("m.png", "m.jpg"),
+    "command": ("pretrain photos --out runs/x", "knn run photos", "pretain", "doctor", "slurm x"),
+    "time": ("24:00:00", "90", "1h", "1-0"),
+    "array": ("0-3", "x"),
+    "report": ("new.txt", "thesis.txt", "mine"),
+    "sbatch": ("qos=high", "a b"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
@@ -86,7 +92,7 @@ WRITTEN = (
     "mine",
     "folder",
 )
-SLOW = ("pretrain", "finetune", "export", "benchmark")
+SLOW = ("pretrain", "finetune", "export", "benchmark", "doctor")
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 
@@ -117,7 +123,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
     for name in chosen:
         flag = "--" + name.replace("_", "-")
         kind = str(model.model_fields[name].annotation) if name in model.model_fields else ""
-        if kind == "<class 'bool'>":
+        if "bool" in kind:
             words += [rng.choice((flag, flag.replace("--", "--no-", 1)))]
         elif rng.random() < 0.03:
             words += [flag[:-1], *value(task, name, rng)]

@@ -53,6 +53,14 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.benchmark:BenchmarkConfig",
         "Measure how fast this machine pretrains, and what limits it.",
     ),
+    "doctor": (
+        "openmae.config.doctor:DoctorConfig",
+        "Check this machine: disk, devices, ranks, a short run, a killed one.",
+    ),
+    "slurm": (
+        "openmae.config.slurm:SlurmConfig",
+        "Write the script of a SLURM job, of one or many nodes.",
+    ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
 """Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`,
