@@ -141,9 +141,7 @@ class PowerLoss:
         """The folder as it is found when the power is back."""
         self._copy(self.root, self.root.stat().st_ino, to, eager, _tree(self.root))
 
-    def _copy(
-        self, now: Path, number: int, to: Path, eager: bool, alive: dict[int, Path]
-    ) -> None:
+    def _copy(self, now: Path, number: int, to: Path, eager: bool, alive: dict[int, Path]) -> None:
         to.mkdir(parents=True)
         there = {p.name: p.stat().st_ino for p in now.iterdir()} if now.is_dir() else {}
         names = {**self.names.get(number, {}), **there} if eager else self.names.get(number, {})

@@ -38,6 +38,9 @@ def _install(hooks: dict[str, Any]) -> None:
             return values
 
         loop.training_step = step
+    if "faults" in hooks:
+        sys.path.append(str(Path(__file__).parents[1] / "faults"))
+        importlib.import_module("trialfaults").install(hooks["faults"])
     if "poison" in hooks:  # the images of this step are not numbers
         from openmae.methods.mae import MAE
 
