@@ -17,7 +17,7 @@ BENCH_READY := $(BENCH)/.ready
 RESULTS := benchmarks/results
 
 .PHONY: help setup quickstart test test-slow old-transformers lint docs clean
-.PHONY: bench bench-peers bench-step bench-memory bench-loader bench-startup bench-scaling bench-curves bench-cuda bench-report
+.PHONY: bench bench-peers bench-step bench-memory bench-loader bench-startup bench-scaling bench-ranks bench-curves bench-cuda bench-report
 
 help:
 	@echo "make quickstart   set up and pretrain on built-in real data (a few minutes on 2 CPU cores)"
@@ -66,7 +66,7 @@ lint: setup
 docs:
 	@echo "The documentation is Markdown: README.md and docs/ (design, results). Nothing to build yet."
 
-bench: bench-step bench-memory bench-startup bench-scaling bench-curves bench-loader bench-report
+bench: bench-step bench-memory bench-startup bench-scaling bench-ranks bench-curves bench-loader bench-report
 
 # lightly's modules need none of what lightly wants beside them (Lightning, Hydra), hence --no-deps.
 # Its MAE decoder is to go in 1.7. The .pth file reads those of the main environment as well, where
@@ -93,6 +93,9 @@ bench-startup: setup
 
 bench-scaling: setup
 	$(BIN)/python benchmarks/scaling.py --json $(RESULTS)/scaling-cpu.json
+
+bench-ranks: setup
+	$(BIN)/python benchmarks/ranks.py --model vit_small_patch16_224 --ranks 2 --threads 1 --batch-size 16 --repeats 7 --json $(RESULTS)/ranks-cpu.json
 
 bench-curves: setup
 	$(BIN)/python benchmarks/curves.py --json $(RESULTS)/curves-digits.json

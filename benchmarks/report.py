@@ -166,6 +166,19 @@ def scaling(name: str, result: Result) -> str:
     return "\n\n".join([f"### {result['model']}", origin(name, result), table(words, rows)])
 
 
+def ranks(name: str, result: Result) -> str:
+    """One rank against several."""
+    rows = [[r["name"], f"{r['median_s']:.3f}", f"{r['images_per_s']:.2f}"] for r in result["rows"]]
+    text = (
+        f"{result['ranks']} ranks of {result['rank_threads']} thread and {result['batch_size']}"
+        f" images do {result['efficiency']:.0%} of {result['ranks']} times the work of one: what"
+        f" they share (caches, memory) costs {result['sharing_share']:.1%} of a step, communication"
+        f" {result['communication_share']:.1%}."
+    )
+    words = ["", "s a step", "images/s"]
+    return "\n\n".join([f"### {result['model']}", origin(name, result), table(words, rows), text])
+
+
 def curves(name: str, result: Result) -> str:
     """How far two curves are apart."""
     rows = [
@@ -212,13 +225,22 @@ SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], str]]] = {
         " is\nhalf of the interquartile range over the median. Weights and mask are shared for a"
         " comparison\nof losses before anyone is timed. Of matmul: the operations of the published"
         " formulation over\nthe rate of a large matmul in the same run, whatever is left out. The"
-        " full path is the published\nformulation in our code.",
+        " full path is the published\nformulation in our code. Ours runs as `openmae pretrain` does by"
+        " default: on an AMD CPU its\nlinear layers are multiplied by oneDNN (`products onednn` in its"
+        " settings). That is code of our own,\nno setting of torch, so no other has it, tuned or not;"
+        " `--products torch` is without.",
         throughput,
     ),
     "memory": ("Memory", "A process each.", memory),
     "loader": ("Data path", "JPEG files to training batches; the classic path is Pillow.", loader),
     "startup": ("Start-up", "Medians of processes, with a warm file cache.", startup),
     "scaling": ("Threads", "One process, the training step.", scaling),
+    "ranks": (
+        "Ranks",
+        "One rank alone, all at once without exchanging gradients, and as they train (DDP over"
+        " gloo),\nin turn.",
+        ranks,
+    ),
     "curves": ("The same curve", "The fast path is exact.", curves),
 }
 

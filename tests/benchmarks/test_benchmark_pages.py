@@ -61,13 +61,19 @@ def made_up() -> dict:
         "scaling-x.json": common
         | model
         | {"rows": [{"threads": 1, "images_per_s": 2.0, "efficiency": 1.0}]},
+        "ranks-x.json": common
+        | model
+        | {"ranks": 2, "rank_threads": 1, "efficiency": 0.9}
+        | {"sharing_share": 0.0625, "communication_share": 0.0375}
+        | {"rows": [{"name": "alone", "median_s": 0.25, "images_per_s": 64.0}]},
     }
 
 
 def test_every_kind_of_result_has_its_section():
     text = report.page(made_up())
     told = ["each alone at its largest batch", "Error: a / b", "Not measured: p, why.", "mm: 40%"]
-    told += ["no other was measured", "1.500 times", "| 1 | 2.00 | 100% |", "| openmae | 4 | 2 | 2"]
+    told += ["no other was measured", "1.500 times", "| 1 | 2.00 | 100% |", "90% of 2 times"]
+    told += ["communication 3.8%", "| alone | 0.250 | 64.00 |", "| openmae | 4 | 2 | 2"]
     assert [words for words in told if words not in text] == []
 
 

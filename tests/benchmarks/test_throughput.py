@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import memory
 import peers
+import ranks
 import scaling
 import steps
 import throughput
@@ -239,3 +240,11 @@ def test_scaling(monkeypatch):
     result = scaling.measure(parsed(monkeypatch, scaling, "--threads", "1"))
     assert [row["threads"] for row in result["rows"]] == [1]
     assert result["rows"][0]["efficiency"] == 1.0
+
+
+def test_ranks(monkeypatch):
+    result = ranks.measure(parsed(monkeypatch, ranks, "--ranks", "1"))
+    assert [row["name"] for row in result["rows"]] == ["alone", "together", "exchanging"]
+    assert all(row["n"] == 1 for row in result["rows"])
+    parts = result["efficiency"] + result["sharing_share"] + result["communication_share"]
+    assert parts == pytest.approx(1.0)
