@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from openmae.cli import main
-from openmae.tasks import doctor, doctorchecks, doctorranks, doctorruns
+from openmae.tasks import doctor, doctorchecks, doctorruns
 from openmae.tasks.doctorchecks import Finding
 
 SEES = {
     "torch": "2.15.0", "cuda": None, "capability": "AVX2", "gpus": [], "mps": False, "nccl": False,
 }  # fmt: skip
-FINE = {"vote_s": 0.001, "sum_s": 0.01, "sha256": "a"}
 
 
 @pytest.fixture
@@ -212,51 +211,6 @@ def test_shared_memory_and_threads(tmp_path, monkeypatch):
 def test_a_check_that_breaks_is_a_finding():
     found = doctorchecks.guarded("x", lambda: 1 / 0)
     assert (found[0].level, "ZeroDivisionError" in found[0].text) == ("FAILED", True)
-
-
-# Ranks.
-
-
-def test_one_rank_reduces(tmp_path):
-    found = doctorranks.reduces("gloo", tmp_path / "store", 0, 1, "cpu")
-    assert found["vote_s"] > 0
-    assert doctorranks.sees()["gpus"] == []
-
-
-def ranks_that_say(folder: Path, monkeypatch, *said: dict | None) -> list[Finding]:
-    """The findings when the two ranks leave these answers."""
-    with doctorruns.Processes(folder).ending() as processes:
-        start = processes.start
-
-        def pretend(name: str, _):
-            answer = said[int(name[-1])]
-            text = f"open({name + '.json'!r}, 'w').write({json.dumps(answer)!r})"
-            return start(
-                name, ["-S", "-c", text if answer else "print('boom'); raise SystemExit(1)"]
-            )
-
-        monkeypatch.setattr(processes, "start", pretend)
-        return doctorruns.ranks(processes)[1]
-
-
-def test_answers_of_ranks(tmp_path, monkeypatch):
-    good = {"sees": SEES, "gloo": FINE}
-
-    def gloo(one, two):
-        return next(f for f in ranks_that_say(tmp_path, monkeypatch, one, two) if f.name == "gloo")
-
-    assert gloo(good, good).level == "ok"
-    assert "different sums" in gloo(good, {**good, "gloo": {**FINE, "sha256": "b"}}).text
-    lost = {**good, "gloo": {"error": "RuntimeError: no route"}}
-    assert "works over lo only" in gloo(*[{**lost, "gloo lo": FINE}] * 2).text
-    assert gloo(lost, lost).level == "FAILED"
-    for file in tmp_path.glob("*.json"):
-        file.unlink()
-    found = ranks_that_say(tmp_path, monkeypatch, good, None)
-    assert [(f.level, f.text) for f in found] == [("FAILED", "rank 1: boom")]
-    nccl = {**good, "nccl": {"error": "unhandled system error"}}
-    found = ranks_that_say(tmp_path, monkeypatch, nccl, nccl)
-    assert "NCCL_DEBUG" in next(f for f in found if f.name == "nccl").fix
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The short run and the killed one of `openmae doctor`, with small programs in their place."""
+"""Ranks, the short run and the killed one of `openmae doctor`: small programs in their place."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from openmae.tasks import doctorruns
+from openmae.tasks import doctorranks, doctorruns
 from openmae.tasks.doctorchecks import Finding
 
+SEES = {
+    "torch": "2.15.0", "cuda": None, "capability": "AVX2", "gpus": [], "mps": False, "nccl": False,
+}  # fmt: skip
+FINE = {"vote_s": 0.001, "sum_s": 0.01, "sha256": "a"}
 PROGRAM = """
 import json, os, sys, time
 out, again = sys.argv[1], os.path.exists(sys.argv[1])
@@ -86,3 +90,48 @@ def test_it_is_the_shipped_command():
     task, config = check(words[2:])
     assert (task, config.steps, config.save_every) == ("pretrain", 20, 5)  # type: ignore[attr-defined]
     assert json.loads(config.model_dump_json())["out"] == "x"
+
+
+# Ranks.
+
+
+def test_one_rank_reduces(tmp_path):
+    found = doctorranks.reduces("gloo", tmp_path / "store", 0, 1, "cpu")
+    assert found["vote_s"] > 0
+    assert doctorranks.sees()["gpus"] == []
+
+
+def ranks_that_say(folder: Path, monkeypatch, *said: dict | None) -> list[Finding]:
+    """The findings when the two ranks leave these answers."""
+    with doctorruns.Processes(folder).ending() as processes:
+        start = processes.start
+
+        def pretend(name: str, _):
+            answer = said[int(name[-1])]
+            text = f"open({name + '.json'!r}, 'w').write({json.dumps(answer)!r})"
+            return start(
+                name, ["-S", "-c", text if answer else "print('boom'); raise SystemExit(1)"]
+            )
+
+        monkeypatch.setattr(processes, "start", pretend)
+        return doctorruns.ranks(processes)[1]
+
+
+def test_answers_of_ranks(tmp_path, monkeypatch):
+    good = {"sees": SEES, "gloo": FINE}
+
+    def gloo(one, two):
+        return next(f for f in ranks_that_say(tmp_path, monkeypatch, one, two) if f.name == "gloo")
+
+    assert gloo(good, good).level == "ok"
+    assert "different sums" in gloo(good, {**good, "gloo": {**FINE, "sha256": "b"}}).text
+    lost = {**good, "gloo": {"error": "RuntimeError: no route"}}
+    assert "works over lo only" in gloo(*[{**lost, "gloo lo": FINE}] * 2).text
+    assert gloo(lost, lost).level == "FAILED"
+    for file in tmp_path.glob("*.json"):
+        file.unlink()
+    found = ranks_that_say(tmp_path, monkeypatch, good, None)
+    assert [(f.level, f.text) for f in found] == [("FAILED", "rank 1: boom")]
+    nccl = {**good, "nccl": {"error": "unhandled system error"}}
+    found = ranks_that_say(tmp_path, monkeypatch, nccl, nccl)
+    assert "NCCL_DEBUG" in next(f for f in found if f.name == "nccl").fix
