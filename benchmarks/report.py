@@ -225,10 +225,10 @@ SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], str]]] = {
         " is\nhalf of the interquartile range over the median. Weights and mask are shared for a"
         " comparison\nof losses before anyone is timed. Of matmul: the operations of the published"
         " formulation over\nthe rate of a large matmul in the same run, whatever is left out. The"
-        " full path is the published\nformulation in our code. Ours runs as `openmae pretrain` does by"
-        " default: on an AMD CPU its\nlinear layers are multiplied by oneDNN (`products onednn` in its"
-        " settings). That is code of our own,\nno setting of torch, so no other has it, tuned or not;"
-        " `--products torch` is without.",
+        " full path is the published\nformulation in our code. Where the settings of ours say"
+        " `products onednn`, as `openmae pretrain`\nchooses on an AMD CPU, linear layers are"
+        " multiplied by oneDNN. That is code of our own and no\nsetting of torch, so no other has it, tuned or"
+        " not.",
         throughput,
     ),
     "memory": ("Memory", "A process each.", memory),
