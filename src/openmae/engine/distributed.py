@@ -117,7 +117,8 @@ def asked() -> bool:
 
 def attempt() -> int:
     """How often the ranks were started before."""
-    return int(os.environ.get("OPENMAE_ATTEMPT") or os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    names = ("OPENMAE_ATTEMPT", "TORCHELASTIC_RESTART_COUNT")
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), "0"))
 
 
 @contextmanager
