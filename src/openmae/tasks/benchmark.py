@@ -225,7 +225,7 @@ def _loader_rates(
         while time.perf_counter() - start < _LOADER_SECONDS:
             images += len(next(stream)["image"])
         rates[workers] = images / (time.perf_counter() - start)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     return rates
 
 
