@@ -227,8 +227,8 @@ SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], str]]] = {
         " formulation over\nthe rate of a large matmul in the same run, whatever is left out. The"
         " full path is the published\nformulation in our code. Where the settings of ours say"
         " `products onednn`, as `openmae pretrain`\nchooses on an AMD CPU, linear layers are"
-        " multiplied by oneDNN. That is code of our own and no\nsetting of torch, so no other has it, tuned or"
-        " not.",
+        " multiplied by oneDNN. That is code of our own and no\nsetting of torch, so no other has"
+        " it, tuned or not.",
         throughput,
     ),
     "memory": ("Memory", "A process each.", memory),
