@@ -58,7 +58,7 @@ def begin(words: Sequence[str]) -> None:
         if number() and not launched():  # torchrun shows all that its ranks print
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if next((w for w in words if not w.startswith("-")), "") in TRAINING:
-        for name in SIGNALS:
+        for name in heeded():
             signal.signal(name, _keep)
     if launched():  # the launcher has them wait until here
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -78,6 +78,12 @@ def _keep(number: int, _: FrameType | None) -> None:
     if number == signal.SIGINT and number in _received:
         os._exit(INTERRUPTED)
     _received.append(number)
+
+
+def heeded() -> list[signal.Signals]:
+    """Those of `SIGNALS` that this process listens to: under nohup a terminal may go away."""
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [n for n in SIGNALS if not (nohup and n == signal.SIGHUP)]
 
 
 def received() -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class ForkedRank:
     def poll(self) -> int | None:
         return self._look(os.WNOHANG)
 
-    def wait(self) -> int | None:
+    def wait(self, _: float | None = None) -> int | None:
         return self._look(0)
 
     def _look(self, how: int) -> int | None:
@@ -47,9 +47,16 @@ def _be_rank(words: list[str], env: dict[str, str], stdout: Any, stderr: Any, **
             os.dup2(stderr.fileno(), 2)
         os.environ.clear()
         os.environ.update(env)
+        from forkserver import _install
+
         from openmae import cli, rank
 
         rank.begin(words)
+        for at, (number, step) in enumerate(json.loads(env["KILLS"])):
+            if (at, number) == (int(env["OPENMAE_ATTEMPT"]), rank.number()):
+                if step == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                _install({"at_step": step, "act": {"signal": "SIGKILL"}})
         code = rank.exit_status(cli.main(words))
     except BaseException:
         import traceback
@@ -88,12 +95,16 @@ class Killer:
 
 
 def launched(trial: dict[str, Any]) -> int:
-    """Run trial["argv"] as `openmae` would; writes which kills there were to trial["kills"]."""
+    """Run trial["argv"] as `openmae` would; writes which kills there were to trial["kills"].
+    trial["steps"] are further ones: (rank, step) of each attempt, 0 before its imports.
+    """
     from openmae import cli
     from openmae.launch import attempt, ranks
 
+    attempt.GRACE = 0.5  # a rank that was killed before it joined is waited for
     attempt.subprocess.Popen = ForkedRank  # type: ignore[misc, assignment]
     cli.sys.executable = "openmae"
+    os.environ["KILLS"] = json.dumps(trial["steps"])
     killer = Killer(trial["count"], trial["seed"], trial["most"])
     pass_on = ranks._Signals.pass_on
 

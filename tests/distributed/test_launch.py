@@ -226,3 +226,23 @@ def test_an_error_that_ranks_agree_on_leaves_time_to_save(
 def test_a_crash_after_the_work_was_done_is_no_failure(out: Path) -> None:
     body = "rank.report(0, more={'results': {'n': R}})\nos.kill(os.getpid(), signal.SIGKILL)"
     assert launch(command(out, body), 2) == {"n": 0}
+
+
+def test_under_nohup_a_terminal_may_go_away(out: Path) -> None:
+    body = """
+    all_began()
+    wait_for((OUT / "over").exists)
+    rank.report(0, more={"results": {"signals": [*rank.received()]}})
+    """
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(out, body)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    with process:
+        until(lambda: began(out))
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        (out / "over").touch()
+        _, warned = process.communicate(timeout=60)
+    assert process.returncode == 0, warned

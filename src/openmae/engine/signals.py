@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from openmae.errors import INTERRUPTED
-from openmae.rank import SIGNALS, received
+from openmae.rank import heeded, received
 
 
 class StopRequest:
@@ -37,7 +37,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in heeded():
                 self._before[number] = signal.signal(number, self._handle)
             for early in received():  # while this process was still importing
                 self._handle(early, None)

@@ -102,7 +102,8 @@ class Attempt:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
         for process in self._ranks:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
+                process.wait(GRACE)
 
     def wait(self, pass_on: Callable[[Attempt], None]) -> list[End]:
         """Wait for all ranks. After the first failure the others get some seconds to end by

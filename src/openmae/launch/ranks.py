@@ -28,7 +28,7 @@ from openmae.errors import (
 from openmae.launch.attempt import Attempt, End
 from openmae.launch.cause import Cause, find
 from openmae.launch.progress import Progress
-from openmae.rank import SIGNALS
+from openmae.rank import heeded, received
 
 _ERRORS = {
     kind.exit_code: kind
@@ -70,8 +70,6 @@ def launch(command: Sequence[str], count: int, restarts: int = 0) -> Results:
                 attempt.start()
                 ends = attempt.wait(signals.pass_on)
                 progress.look(reports)
-            if signals.at_once:
-                raise KeyboardInterrupt
             cause = find(ends)
             if cause is None:
                 return _results(ends)
@@ -128,7 +126,9 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._note) for n in SIGNALS}
+            self._before = {n: signal.signal(n, self._note) for n in heeded()}
+            for early in received():
+                self._note(early, None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,6 +144,7 @@ class _Signals:
         """Called by a waiting attempt."""
         if self.at_once:
             attempt.kill()
+            raise KeyboardInterrupt
         for number in self.asked:
             if number not in self._sent:
                 self._sent.add(number)
