@@ -192,7 +192,7 @@ def test_killed_between_copy_and_commit(
 
 
 def test_killed_while_the_last_ones_are_slow(trials: Server, whole: Path, tmp_path: Path) -> None:
-    """F16: a save that takes longer than a batch system waits. The run goes on from the one before."""
+    """F16: longer than a batch system waits. The run goes on from the one before."""
     out = tmp_path / "run"
     hooks = {"faults": {"slow_save": {"first": 12, "seconds": 30.0}}}
     started = trials.start(command(out), hooks=hooks)

@@ -65,6 +65,7 @@ def poison(rows: list[int], first: int = 0, last: int = 10**9, whole: bool = Fal
         batch = real(self, step)
         bad = [i for i, row in enumerate(batch["id"]) if row in rows]
         if first <= step <= last and (bad or whole):
+            batch["image"] = batch["image"].float()
             batch["image"][slice(None) if whole else bad] = torch.nan
         return batch
 

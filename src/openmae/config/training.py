@@ -95,8 +95,14 @@ class TrainingConfig(Settings):
     )
     keep: int = setting(3, "checkpoints to keep", RUN, "free", ge=2)
     log_every: int = setting(10, "steps between reads of the loss", RUN, "free", ge=1)
+    save_in_background: bool | None = setting(
+        None, "save while training goes on; by default on a GPU", RUN, "free"
+    )
+    on_save_error: Literal["continue", "stop"] = setting(
+        "continue", "after a save that failed; the third in a row ends the run", RUN, "free"
+    )
     max_skips: int = setting(
-        10, "steps in a row without a finite loss that end the run", RUN, "free", ge=1
+        10, "steps in a row without a finite loss before the run goes back", RUN, "free", ge=1
     )
     track: Literal["tensorboard"] | None = setting(
         None, "also write TensorBoard files", RUN, "free"

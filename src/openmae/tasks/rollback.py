@@ -71,7 +71,7 @@ def roll_back(
         raise error
     told: Any = None
     if world.main:
-        found = _target(folder, error.begin)
+        found = _target(folder, error.begin, job.resolved["save_every"])
         told = None if found is None else [str(found.path), found.step, found.state]
     told = world.broadcast(told)
     found = None if told is None else Checkpoint(folder.checkpoints / _name(told), *told[1:])
@@ -79,12 +79,7 @@ def roll_back(
     blamed = error.samples
     if len(blamed) > max(_FEW, _SHARE * len(job.source)) or 2 * len(blamed) > len(job.source):
         blamed = []  # so many are not all broken
-    job.resolved[_NAME] = {
-        "step": state.step,
-        "from": at,
-        "excluded": blamed,
-        "lr_factor": FACTOR,
-    }
+    job.resolved[_NAME] = {"step": state.step, "from": at, "excluded": blamed, "lr_factor": FACTOR}
     if world.main:
         # Newer ones go first: killed here, the run comes to the same decision again.
         _forget_after(folder, at)
@@ -104,15 +99,17 @@ def _name(told: list[Any]) -> str:
     return str(told[0]).rpartition("/")[2]
 
 
-def _target(folder: RunFolder, begin: int) -> Checkpoint | None:
-    """The newest sound checkpoint from before step `begin`, or else the oldest one."""
+def _target(folder: RunFolder, begin: int, save_every: int) -> Checkpoint | None:
+    """The newest sound checkpoint from before step `begin`; else the start, unless that is far,
+    then the oldest one.
+    """
     oldest = None
     for path in checkpoint.listed(folder.checkpoints):
         if checkpoint.problem(path) is None:
             oldest = checkpoint.read(path)
             if oldest.step <= begin:
                 return oldest
-    return oldest
+    return oldest if begin >= save_every else None
 
 
 def _forget_after(folder: RunFolder, step: int) -> None:

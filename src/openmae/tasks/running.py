@@ -28,7 +28,7 @@ from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
 from openmae.report.figures import plot_curves
 from openmae.tasks import rollback
 from openmae.tasks.estimate import loader_advice
-from openmae.tasks.fitting import lower, too_much
+from openmae.tasks.fitting import lower, next_time
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.ranks import hang_found
 from openmae.tasks.whole import Whole
@@ -108,7 +108,7 @@ def train_job(
         try:
             reason = _trained(kind, job, state, plan, folder, stop, measure, points)
         except torch.OutOfMemoryError:
-            short = too_much(plan.micro_batch, plan.global_batch)
+            short = next_time(kind, job, folder, state.step, plan)
             _failed(folder, state, plan, short)
             raise short from None
         except OpenMAEError as error:
