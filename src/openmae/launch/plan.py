@@ -46,7 +46,10 @@ def _require(asked: int, device: str, spell: Callable[[str], str]) -> None:
     gpus = None if device == "cpu" else count_gpus()
     on_cpu = device == "cpu" or (device == "auto" and not gpus)
     if on_cpu and asked > (most := max(_MOST_ON_CPU, cores())):
-        raise UsageError(f"{where}: at most {most} ranks on this machine's CPU")
+        raise UsageError(
+            f"{where}: at most {most} ranks on this machine's CPU. Use fewer, or"
+            f" {spell('gpus')} 1 for one process"
+        )
     if not on_cpu and gpus is not None and asked > gpus:
         there = "there is 1 GPU" if gpus == 1 else f"there are {gpus} GPUs"
         fewer = f"{spell('gpus')} {gpus}, or " if gpus else ""
