@@ -16,11 +16,18 @@ class Progress:
 
     def __init__(self) -> None:
         self.run: RunFolder | None = None
+        self._micro_batch: int | None = None
+
+    def restart(self) -> None:
+        """Ranks are about to start."""
+        self._micro_batch = None
 
     def look(self, reports: Path) -> None:
-        """Read which folder it is."""
+        """Read which folder it is, and how the run begins; called often."""
         path = run_folder(reports)
         self.run = self.run if path is None else RunFolder(path)
+        if path is not None and self._micro_batch is None and self.begun:
+            self._micro_batch = self._read_micro_batch()
 
     @property
     def begun(self) -> bool:
@@ -48,13 +55,17 @@ class Progress:
         return max(self.saved, *(int(row.get("step") or 0) for row in rows), 0)
 
     @property
-    def micro_batch(self) -> int | None:
-        """Images at a time, where the run may lower it by itself; else None."""
-        if not self.begun or self.run is None:
-            return None
+    def lowered(self) -> bool:
+        """Whether the run takes fewer images at a time than when its ranks were started."""
+        return self._read_micro_batch() < (self._micro_batch or 0)
+
+    def _read_micro_batch(self) -> int:
+        """Images at a time, where the run may lower it by itself; else 0."""
+        if self.run is None or not self.begun:
+            return 0
         try:
             values = self.run.read_config()
         except StorageError:
-            return None
+            return 0
         auto = values.get("micro_batch") == "auto"
-        return int(values["resolved"].get("micro_batch") or 0) if auto else None
+        return int(values["resolved"].get("micro_batch") or 0) if auto else 0

@@ -64,29 +64,43 @@ def launch(command: Sequence[str], count: int, restarts: int = 0) -> Results:
     _remove_stale()
     with _Signals() as signals:
         while True:
-            saved, micro_batch = progress.saved, progress.micro_batch
+            saved = progress.saved
             with _reports() as reports:
-                attempt = Attempt(command, count, number, reports)
-                attempt.start()
-                ends = attempt.wait(signals.pass_on)
-                progress.look(reports)
+                ends = _run(Attempt(command, count, number, reports), signals, progress)
             cause = find(ends)
             if cause is None:
                 return _results(ends)
-            lowered = progress.micro_batch not in (None, micro_batch)
             used = 0 if progress.saved > saved else used
-            if signals.asked or not _may_restart(cause, progress, lowered) or used >= restarts:
+            if signals.asked or not _may_restart(cause, progress) or used >= restarts:
                 raise _error(cause, used)
             used, number = used + 1, number + 1
             _say_restart(cause, progress, used, restarts)
 
 
-def _may_restart(cause: Cause, progress: Progress, lowered: bool) -> bool:
+def _run(attempt: Attempt, signals: _Signals, progress: Progress) -> list[End]:
+    """Start the ranks and wait for them; none outlives an error here."""
+    progress.restart()
+
+    def meanwhile(attempt: Attempt) -> None:
+        signals.pass_on(attempt)
+        progress.look(attempt.reports)
+
+    try:
+        attempt.start()
+        ends = attempt.wait(meanwhile)
+    except BaseException:
+        attempt.kill()
+        raise
+    progress.look(attempt.reports)
+    return ends
+
+
+def _may_restart(cause: Cause, progress: Progress) -> bool:
     """Errors of the user come back, and so do those of a run that never began; a run that lowered
     its micro-batch has another try.
     """
     if cause.exit_code == MemoryLimitError.exit_code and not cause.again:
-        return lowered
+        return progress.lowered
     return cause.again and (progress.begun or not cause.crashed)
 
 
@@ -100,7 +114,8 @@ def _say_restart(cause: Cause, progress: Progress, used: int, restarts: int) -> 
 
 
 def _error(cause: Cause, used: int) -> OpenMAEError:
-    more = f"\nRestarted {used} times without a newer checkpoint" if used else ""
+    again = "restart" if used == 1 else f"{used} restarts"
+    more = f"\nNo newer checkpoint after {again}" if used else ""
     kind = _ERRORS.get(cause.exit_code)
     text = cause.text + more
     return RanksError(text, cause.exit_code) if kind is None else kind(text)
