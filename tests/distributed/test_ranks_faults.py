@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from fleet import Fleet, run
-from trials import Server, checkpoints, command, status
+from trials import Server, checkpoints, command, losses, status
 
 
 def ended_codes(ended) -> list[int]:
@@ -111,10 +112,55 @@ def test_a_second_run_in_the_folder_is_refused_on_every_rank(trials: Server, tmp
 def test_what_is_not_finite_on_one_rank_is_skipped_on_both(trials: Server, tmp_path: Path):
     """F29: the samples are those of the rank that had it, the step that of both."""
     out = tmp_path / "run"
-    ended = run(trials, command(out), 2, hooks={1: {"poison": 7}})
+    poison = {"faults": {"poison": {"rows": [], "first": 7, "last": 7, "whole": True}}}
+    ended = run(trials, command(out), 2, hooks={1: poison})
     assert ended_codes(ended) == [0, 0], ended[0].text
     rows = [json.loads(line) for line in (out / "anomalies.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [7]
     assert len(rows[0]["samples"]) == 8
     assert len(rows[0]["batch"]) == 16
     assert json.loads((out / "results.json").read_text())["skipped_steps"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ddp", "fsdp"])
+def test_ranks_go_back_together(trials: Server, tmp_path: Path, layout: str):
+    """F29: steps of one rank are not finite until the run went back; that is the same on both."""
+    out = tmp_path / "run"
+    poison = {"faults": {"poison": {"rows": [], "first": 7, "last": 9, "whole": True}}}
+    words = command(out, parallel=layout, max_skips=3, steps=18)
+    ended = run(trials, words, 2, hooks={1: poison})
+    # the images are not to blame here: the second time is one too many
+    assert ended_codes(ended) == [6, 6], ended[0].text
+    assert "Back to step 6 once, without 24 of the images" in ended[0].text
+    again = run(trials, words, 2)
+    assert ended_codes(again) == [0, 0], again[0].text
+    resolved = yaml.safe_load((out / "config.yaml").read_text())["resolved"]
+    assert resolved["rolled_back"]["lr_factor"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
+def test_a_full_disk_while_parts_are_gathered(trials: Server, whole: Path, tmp_path: Path, name):
+    """F5: the other rank gives the rest of its parts all the same, and training goes on."""
+    out = tmp_path / "run"
+    full = {"faults": {"full_disk": {"step": 6, "name": name}}}
+    ended = run(trials, command(out, parallel="fsdp"), 2, hooks={0: full})
+    assert ended_codes(ended) == [0, 0], ended[0].text
+    assert "checkpoint of step 6 not saved" in ended[0].text
+    assert checkpoints(out) == checkpoints(whole)
+    assert len(losses(out)) == len(losses(whole))
+
+
+@pytest.mark.slow
+def test_memory_that_ends_on_one_rank_lowers_the_micro_batch(trials: Server, tmp_path: Path):
+    """F37: with --micro-batch auto the next start takes less, and the batch stays."""
+    out = tmp_path / "run"
+    words = command(out, micro_batch="auto")
+    ended = run(trials, words, 2, hooks={1: {"faults": {"exhausted": {"step": 5}}}})
+    assert ended_codes(ended) == [1, 5], ended[0].text  # rank 0 only lost its peer
+    assert "Out of GPU memory on rank 1 at 8 images at a time" in ended[1].text
+    again = run(trials, words, 2)
+    assert ended_codes(again) == [0, 0], again[0].text
+    resolved = yaml.safe_load((out / "config.yaml").read_text())["resolved"]
+    assert resolved["micro_batch"] == 4

@@ -108,6 +108,13 @@ def kill_worker(step: int, times: int, marks: str) -> None:
     TrainBatches.__getitem__ = made  # type: ignore[method-assign]
 
 
+def early(saving: float) -> None:
+    """Slow saves are told of after so many seconds."""
+    from openmae.engine import saving as module
+
+    module.SAVING = saving
+
+
 def clock(offset: float, frozen: bool) -> None:
     """The time of day jumps at every look, by turns forth and back, or stands still."""
     real, looks = time.time, [0]
@@ -135,8 +142,26 @@ def exhausted(step: int) -> None:
     loop.training_step = run_out
 
 
+def full_disk(step: int, name: str) -> None:
+    """The disk is full while a file of the save of a step is written, after the first kilobyte."""
+    import errno
+
+    from openmae.engine import checkpoint
+
+    real = checkpoint.write_tensors
+
+    def write(path: Path, tensors: Any) -> Any:
+        if path.name == name and f"step_{step:08d}" in path.parent.name:
+            next(iter(tensors))  # rank 0 asked for one tensor, the others wait to give the rest
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, tensors)
+
+    checkpoint.write_tensors = write
+
+
 KINDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (kill_save, slow_save, poison, stall, kill_worker, clock, exhausted)
+    f.__name__: f
+    for f in (kill_save, slow_save, poison, stall, kill_worker, clock, exhausted, early, full_disk)
 }
 
 

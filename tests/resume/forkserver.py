@@ -41,17 +41,6 @@ def _install(hooks: dict[str, Any]) -> None:
     if "faults" in hooks:
         sys.path.append(str(Path(__file__).parents[1] / "faults"))
         importlib.import_module("trialfaults").install(hooks["faults"])
-    if "poison" in hooks:  # the images of this step are not numbers
-        from openmae.methods.mae import MAE
-
-        forward = MAE.forward
-
-        def poisoned(self: Any, images: Any, rand: Any = None, *more: Any, **named: Any) -> Any:
-            out = forward(self, images, rand, *more, **named)
-            bad = self.training and rand is not None and rand.step == hooks["poison"]
-            return {k: v * float("nan") for k, v in out.items()} if bad else out
-
-        MAE.forward = poisoned  # type: ignore[method-assign]
     if "seconds" in hooks:  # a time limit shorter than its smallest unit
         training.seconds = lambda _: hooks["seconds"]
 
