@@ -75,6 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     sizes, times = [int(word) for word in args.ranks.split(",")], {}
+    load = os.getloadavg()[0]  # of others, before it begins: they make every figure larger
     for _ in range(args.repeats):
         for size in sizes:
             times.setdefault(size, []).append(measure(size))
@@ -82,7 +83,9 @@ def main() -> None:
     for row in rows:
         print(f"{row['ranks']} ranks {1e3 * row['median_s']:.3f} ms")
     result = {"benchmark": "vote", **record.origin(torch.device("cpu"))}
-    record.write(args.json, result | {"repeats": args.repeats, "votes": VOTES, "rows": rows})
+    record.write(
+        args.json, result | {"repeats": args.repeats, "votes": VOTES, "load": load, "rows": rows}
+    )
 
 
 if __name__ == "__main__":

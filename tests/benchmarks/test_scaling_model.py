@@ -134,13 +134,21 @@ def test_work():
     assert f.compute_s(BASE, 3, checkpointing=True) == pytest.approx(4 * f.compute_s(BASE, 1))
 
 
-def test_votes_are_a_ring_as_measured():
+def test_votes_are_a_ring():
     assert f.vote_s(1e-4, 2) == pytest.approx(2e-4)
     assert f.vote_s(1e-4, 8) == pytest.approx(14e-4)
-    rows = json.loads(scaling_model.VOTE.read_text())["rows"]
-    measured = {r["ranks"]: r["median_s"] for r in rows}
-    for ranks, seconds in measured.items():
-        assert seconds == pytest.approx(f.vote_s(scaling_model.hop(), ranks), rel=0.25)
+    found = json.loads(scaling_model.VOTE.read_text())
+    measured = {r["ranks"]: r["median_s"] for r in found["rows"]}
+    assert scaling_model.hop() == measured[2] / 2
+    assert 2 < measured[4] / measured[2] < 4.5  # the formula says 3; 8 ranks share 2 cores
+
+
+def test_the_measured_file_says_where_it_comes_from():
+    found = json.loads(scaling_model.VOTE.read_text())
+    assert found["command"].startswith("python benchmarks/vote.py ")
+    assert len(found["commit"]) == 40
+    assert found["machine"]["cpu"]
+    assert all(r["n"] == found["repeats"] for r in found["rows"])
 
 
 def test_checkpoints():
