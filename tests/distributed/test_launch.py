@@ -83,6 +83,19 @@ def test_a_signal_to_the_launcher_reaches_every_rank(
     assert left(tmp_path) == []
 
 
+def test_a_command_without_anything_to_save_ends(out: Path) -> None:
+    body = """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    (OUT / f"ready_{R}").touch()
+    time.sleep(60)
+    """
+    with start(out, body) as process:
+        until(lambda: len(list(out.glob("ready_*"))) == 2)
+        process.send_signal(signal.SIGTERM)
+        _, warned = process.communicate(timeout=60)
+    assert (process.returncode, warned) == (143, "openmae: ended by SIGTERM\n")
+
+
 def test_a_signal_before_a_rank_can_answer_waits(out: Path) -> None:
     """Sent while Python itself starts, it would end the process with -15."""
     running = attempt.Attempt(command(out, "save_when_asked()"), 2, 0, out / "reports")

@@ -72,7 +72,7 @@ def launch(command: Sequence[str], count: int, restarts: int = 0) -> Results:
                 return _results(ends)
             used = 0 if progress.saved > saved else used
             if signals.asked or not _may_restart(cause, progress) or used >= restarts:
-                raise _error(cause, used)
+                raise _error(cause, used, signals.asked)
             used, number = used + 1, number + 1
             _say_restart(cause, progress, used, restarts)
 
@@ -113,7 +113,10 @@ def _say_restart(cause: Cause, progress: Progress, used: int, restarts: int) -> 
     )
 
 
-def _error(cause: Cause, used: int) -> OpenMAEError:
+def _error(cause: Cause, used: int, asked: Sequence[int]) -> OpenMAEError:
+    number = cause.exit_code - 128
+    if number in asked:  # of a command that has nothing to save
+        return RanksError(f"ended by {signal.Signals(number).name}", cause.exit_code)
     again = "restart" if used == 1 else f"{used} restarts"
     more = f"\nNo newer checkpoint after {again}" if used else ""
     kind = _ERRORS.get(cause.exit_code)
