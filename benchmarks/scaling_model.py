@@ -19,10 +19,9 @@ from report import table
 from openmae.engine.parallel import SHARD_ABOVE
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "scaling.md"
+PAGE = ROOT / "docs/scaling.md"
 VOTE = ROOT / "benchmarks/results/scaling/vote-cpu.json"
-COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
-LAYOUTS = ("ddp", "fsdp", "hsdp")
+COUNTS, LAYOUTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("ddp", "fsdp", "hsdp")
 BATCH, EPOCHS, IMAGENET = 4096, 800, 1_281_167
 
 HEAD = """# Scaling, on paper

@@ -50,7 +50,7 @@ def run(config: SlurmConfig, options: Options) -> Results:
         say("", f"saves {config.grace} s before the limit and queues itself again until done")
     say("Next", f"sbatch {shlex.quote(str(path))}")
     if folder is not None:
-        say("", "squeue --me       scancel --signal=USR1 JOB saves and stops")
+        say("", f"touch {shlex.quote(f'{folder}/STOP')} saves and stops for good")
     return Results({"script": str(path), "ranks": ranks, "task": task, "n": config.nodes})
 
 
