@@ -55,7 +55,7 @@ class JitterTransform:
     jitter: tuple[float, float] = (0.1, 2.0)
     flip: bool = True
     seed: int = 0
-    dense: ClassVar[bool] = True  # is given whole samples
+    whole: ClassVar[bool] = True  # it is given samples, not images
 
     def draws(self, position: int, rows: int) -> NDArray[np.float64]:
         """The randomness of `rows` samples from a position on: scale, top, left, flip."""

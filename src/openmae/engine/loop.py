@@ -123,14 +123,17 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
 
 
 def _part(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, Any]:
-    """Rows start .. stop of a batch, with its tensors on the device."""
+    """Rows start .. stop of a batch, with its tensors on the device, also those of lists."""
     rows = len(batch["image"])
     part: dict[str, Any] = {}
     for name, value in batch.items():
         if isinstance(value, Tensor):
             part[name] = value[start:stop].to(device, non_blocking=True)
         elif isinstance(value, list) and len(value) == rows:
-            part[name] = value[start:stop]
+            part[name] = [
+                v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+                for v in value[start:stop]
+            ]
     return part
 
 

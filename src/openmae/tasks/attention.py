@@ -81,7 +81,7 @@ def where(method: nn.Module) -> dict[str, Place]:
     """The places where a method on the meta device attends in training."""
     encoder: Any = method.encoder
     images = torch.zeros(_IMAGES, encoder.in_chans, *encoder.image_size, device="meta")
-    logits = getattr(method, "logits", None)
+    logits = getattr(method, "logits", None) or getattr(method, "maps", None)
     rand = Rand(0, 0, 0.0, 0, _IMAGES)
     if logits:  # which comes after the draws in a step
         method.draw_paths(_IMAGES, rand, images.device)  # type: ignore[operator]
