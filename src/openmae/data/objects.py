@@ -104,7 +104,7 @@ class BoxSource(BytesSource):
         super().__init__(name, len(objects.pictures), decoding)
         self.root, self.pictures, self.classes = objects.root, objects.pictures, objects.classes
         self.numbers = objects.numbers or list(range(1, len(objects.classes) + 1))
-        self.findings, self.masks = objects.findings, masks
+        self.findings, self.masks, self.parts = objects.findings, masks, objects.parts
 
     def picture(self, index: int) -> Picture:
         """The annotations of an image."""
