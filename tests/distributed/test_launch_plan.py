@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import openmae
 from openmae import cli, rank
 from openmae.engine.signals import StopRequest
 from openmae.errors import DataError, LostPeerError, PeerError, UsageError
@@ -160,3 +163,30 @@ def test_the_first_report_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert '"exit_code": 1, "message": "rank 0 hangs", "cause": true' in told
     rank.tell_folder(tmp_path)
     assert [p.name for p in (tmp_path / "reports").iterdir()] == ["rank_1.json"], "rank 0 does"
+
+
+def test_a_call_from_python_starts_ranks_of_the_same_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(cli, "launch", lambda *given: told.extend(given) or "results")
+    found = openmae.pretrain(Path("photos"), recipe="laptop", betas=(0.9, 0.99), gpus=3, restarts=7)
+    assert found == "results"
+    command, count, restarts = told
+    assert (count, restarts) == (3, 7)
+    assert command[:2] == [sys.executable, "-c"]
+    assert command[3] == "pretrain"
+    given = {"data": "photos", "betas": [0.9, 0.99], "gpus": 3, "restarts": 7}
+    assert json.loads(command[4]) == [given, "laptop", False, []]
+    again: list[object] = []
+    monkeypatch.setattr(cli, "execute", lambda *given: again.extend(given))
+    monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
+    before = {n: signal.getsignal(n) for n in rank.SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.rank_of_call()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 0
+    assert again[:2] == ["pretrain", given]
+    with pytest.raises(UsageError, match="gpus = needs settings that can be written as JSON"):
+        openmae.pretrain("photos", gpus=2, mask=len)

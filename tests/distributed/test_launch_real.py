@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from fakeranks import alive, until
-from trials import command, losses, status
+from fleet import free_port
+from trials import SMALL, STEPS, command, losses, status
 
 MAIN = """
 import sys
@@ -198,3 +199,52 @@ def test_a_stop_at_any_time_of_the_start(tmp_path: Path, delay: float) -> None:
     assert process.returncode == 75, said
     assert "SIGTERM: " in said
     assert status(out)["exit_code"] == 75
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path: Path) -> None:
+    """Two torchruns that meet, as on two nodes: one run, one voice, one exit status."""
+    out, port = tmp_path / "run", free_port()
+    words = [*TORCHRUN[:-1], "1", "--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "x"]
+    words += ["--rdzv-endpoint", f"127.0.0.1:{port}", ALL, "-m", "openmae", *command(out)]
+    own = environment(tmp_path) | {"GLOO_SOCKET_IFNAME": "lo"}
+    nodes = []
+    for name in ("first", "second"):
+        with (tmp_path / name).open("w") as log:
+            nodes.append(subprocess.Popen(words, stdout=log, stderr=log, env=own))
+    try:
+        assert [node.wait(150) for node in nodes] == [0, 0], (tmp_path / "first").read_text()
+    finally:
+        for node in nodes:
+            node.kill()
+    said = [(tmp_path / name).read_text().count("Done ") for name in ("first", "second")]
+    assert sorted(said) == [0, 1]
+    assert status(out)["state"] == "done"
+    assert len(losses(out)) == STEPS
+
+
+CALL = """
+import json, sys
+import openmae
+found = openmae.pretrain("digits", gpus=2, **json.loads(sys.argv[1]))
+print(json.dumps([found, str(found.folder), found.exit_code]))
+try:
+    openmae.pretrain("nowhere", out=sys.argv[2], device="cpu", gpus=2)
+except openmae.errors.DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_call_from_python(tmp_path: Path) -> None:
+    settings = {**SMALL, "steps": 4, "out": str(tmp_path / "run")}
+    words = [sys.executable, "-c", CALL, json.dumps(settings), str(tmp_path / "other")]
+    said = subprocess.run(
+        words, capture_output=True, text=True, timeout=150, env=environment(tmp_path)
+    )
+    assert said.returncode == 0, said.stderr
+    results, error = said.stdout.splitlines()[-2:]
+    told = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert json.loads(results) == [told, str(tmp_path / "run"), 0]
+    assert error.startswith("nowhere does not exist")
+    assert not (tmp_path / "other").exists()
