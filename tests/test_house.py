@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import openmae
-from openmae.config import TASKS
+from openmae.config import TASKS, module_of
 
 ROOT = Path(openmae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -155,7 +155,7 @@ def test_public_things_have_docstrings(name):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_command_has_its_task(task):
-    module = importlib.import_module(f"openmae.tasks.{task.split()[-1]}")
+    module = importlib.import_module(f"openmae.tasks.{module_of(task)}")
     assert callable(module.run)
     assert module.run.__doc__
     assert TASKS[task][1].endswith(".")

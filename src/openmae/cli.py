@@ -20,7 +20,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from openmae import __version__
 from openmae.answers import guarded
-from openmae.config import TASKS, Options, command_of, no_command, resolve, settings
+from openmae.config import TASKS, Options, command_of, module_of, no_command, resolve, settings
 from openmae.config.base import Settings, extra_of, shown
 from openmae.config.recipe import read_recipe, shipped
 from openmae.errors import UsageError, did_you_mean
@@ -30,8 +30,8 @@ from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain", "finetune", "probe", "benchmark")
-WITH_CHANGE = ("pretrain", "finetune")
+WITH_RECIPE = ("pretrain", "finetune", "segment", "probe", "benchmark")
+WITH_CHANGE = ("pretrain", "finetune", "segment")
 NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 
 
@@ -118,6 +118,11 @@ def _build(task: str | None) -> App:
     for name, (_, line) in TASKS.items():
         body = _run_task(name) if name == task else _named(line)
         family, _, word = name.rpartition(" ")
+        if any(other.startswith(f"{name} ") for other in TASKS):  # a command, and the first word of
+            families[name] = App(name=name, help=line)  # others
+            families[name].default(body)
+            app.command(families[name])
+            continue
         if family not in families:  # of commands of two words
             families[family] = App(name=family, help=f"{name}: {line}")
             app.command(families[family])
@@ -169,7 +174,7 @@ def execute(
         return launch([sys.executable, *command], count, getattr(config, "restarts", 0))
     parted()
     told = replace(options, spell=spelling, check=check)
-    return importlib.import_module(f"openmae.tasks.{task.split()[-1]}").run(config, told)
+    return importlib.import_module(f"openmae.tasks.{module_of(task)}").run(config, told)
 
 
 def check(words: list[str]) -> tuple[str, Settings]:

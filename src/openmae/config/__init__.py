@@ -33,6 +33,18 @@ TASKS: dict[str, tuple[str, str]] = {
         "Score a classifier, also on ImageNet-C, -A, -R and -Sketch.",
     ),
     "predict": ("openmae.config.finetune:PredictConfig", "Write the classes of images."),
+    "segment": (
+        "openmae.config.segment:SegmentConfig",
+        "Train a segmenter on a pretrained encoder: a class for every pixel.",
+    ),
+    "segment evaluate": (
+        "openmae.config.segment:SegmentEvaluateConfig",
+        "Score a segmenter on images with masks.",
+    ),
+    "segment predict": (
+        "openmae.config.segment:SegmentPredictConfig",
+        "Write masks of images, and pictures of them.",
+    ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
     "data check": (
@@ -63,9 +75,17 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
     "models": ("openmae.config.evaluate:ModelsConfig", "List the encoders that can be pretrained."),
 }
-"""Command -> its settings and one line of help. The task itself is `openmae.tasks.<command>.run`,
-of a command of two words the second: `openmae data check` is `openmae.tasks.check.run`.
+"""Command -> its settings and one line of help. The task itself is `run` in the module of
+`openmae.tasks` that `module_of` names.
 """
+
+
+def module_of(task: str) -> str:
+    """The module of a task: of two words the second (`data check` is `check`), or both where the
+    first is a command by itself (`segment evaluate` is `segmentevaluate`).
+    """
+    words = task.split()
+    return "".join(words) if words[0] in TASKS else words[-1]
 
 
 def settings(task: str) -> type[Settings]:
@@ -92,4 +112,13 @@ def no_command(words: Sequence[str]) -> str:
     return f"{word}: {hint} Commands: {', '.join(TASKS)}"
 
 
-__all__ = ["TASKS", "Options", "Settings", "command_of", "no_command", "resolve", "settings"]
+__all__ = [
+    "TASKS",
+    "Options",
+    "Settings",
+    "command_of",
+    "module_of",
+    "no_command",
+    "resolve",
+    "settings",
+]

@@ -5,6 +5,7 @@ Precedence: defaults < recipe < what was typed or passed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -185,8 +186,9 @@ def shown(value: Any) -> str:
 
 
 def task_name(model: type[Settings]) -> str:
-    """PretrainConfig -> pretrain."""
-    return model.__name__.removesuffix("Config").lower()
+    """PretrainConfig -> pretrain, SegmentEvaluateConfig -> segment evaluate."""
+    words = re.findall("[A-Z][a-z]*", model.__name__.removesuffix("Config"))
+    return " ".join(words).lower()
 
 
 def extra_of(model: type[Settings], name: str) -> dict[str, Any]:

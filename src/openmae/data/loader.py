@@ -6,7 +6,7 @@ smaller than a batch work. Position = step * global batch + slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -27,7 +27,11 @@ Batch = dict[str, Any]
 
 
 class Transform(Protocol):
-    """`draws` makes the randomness of consecutive positions; a call uses one row of it."""
+    """`draws` makes the randomness of consecutive positions; a call uses one row of it.
+
+    One with an attribute `whole = True` takes the whole sample in place of its image, and gives a
+    dict with "image" and what else its method needs: see `collated`.
+    """
 
     def draws(self, position: int, rows: int) -> NDArray[np.float64]: ...
     def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor: ...
@@ -66,7 +70,7 @@ class TrainBatches(Dataset[Batch]):
         bad: list[tuple[str, str]] = []
         draws = self.transform.draws(first, self.rows)
         last: list[Any] = [-1, None]
-        images: list[Tensor] = []
+        images: list[Any] = []
         told: Batch = {"path": [], "id": [], "label": []}
         with self.reading.of(step) as reads:
             for slot in range(self.rows):
@@ -74,7 +78,11 @@ class TrainBatches(Dataset[Batch]):
                 images.append(image)
                 _tell(sample, told)
         told["label"] = torch.from_numpy(np.stack(told["label"]))
-        return told | {"image": torch.stack(images), "bad": bad}
+        return told | collated(images) | {"bad": bad}
+
+    def _made(self, sample: Sample, draws: NDArray[np.float64]) -> Any:
+        whole = getattr(self.transform, "whole", False)
+        return self.transform(sample if whole else sample["image"], draws)  # type: ignore[arg-type]
 
     def _row(
         self,
@@ -83,7 +91,7 @@ class TrainBatches(Dataset[Batch]):
         bad: list[tuple[str, str]],
         last: list[Any],
         reads: Callable[[int], None],
-    ) -> tuple[Tensor, Sample]:
+    ) -> tuple[Any, Sample]:
         index = self.index(position)
         for attempt in range(20):
             try:
@@ -93,7 +101,7 @@ class TrainBatches(Dataset[Batch]):
                     reads(index)
                     last[:] = index, self.source[index]
                 sample = last[1]
-                return self.transform(sample["image"], draws), sample
+                return self._made(sample, draws), sample
             except _ExcludedError:
                 pass
             except DataError as error:
@@ -113,13 +121,25 @@ class TrainBatches(Dataset[Batch]):
             f"{len(bad)} images in a row cannot be read, the last one {bad[-1][0]}: {bad[-1][1]}"
         )
 
-    def _zero(self, index: int, draws: NDArray[np.float64]) -> tuple[Tensor, Sample]:
+    def _zero(self, index: int, draws: NDArray[np.float64]) -> tuple[Any, Sample]:
         decoding = self.source.decoding
         channels = max(decoding.bands, default=(decoding.channels or 3) - 1) + 1
         image = decoding(np.zeros((32, 32, channels), dtype=np.uint8))
         path, label = self.source.path(index), self.source.label(index)
         sample = Sample(image=image, path=path, id=index, label=label)
-        return self.transform(image, draws), sample
+        return self._made(sample, draws), sample
+
+
+STACKED = ("image", "mask")
+"""What a dense transform gives in one size for all images; the rest stays a list of rows."""
+
+
+def collated(made: Sequence[Any]) -> Batch:
+    """Images, or dicts of one image each -> one entry for each name, with the rows in order."""
+    if not isinstance(made[0], dict):
+        return {"image": torch.stack(list(made))}
+    lists = {name: [row[name] for row in made] for name in made[0]}
+    return {n: torch.stack(rows) if n in STACKED else rows for n, rows in lists.items()}
 
 
 class _ExcludedError(Exception):

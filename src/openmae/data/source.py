@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,15 @@ S = TypeVar("S", bound="Source")
 
 class Sample(TypedDict):
     """One image, (H, W, C) uint8 or normalised float32, with its path below the source, its index,
-    and its class (-1: none; a vector of zeros and ones for several labels).
+    and its class (-1: none; a vector of zeros and ones for several labels). `mask` is the class of
+    each pixel, (H, W) int16, -1 for none, where a source has masks.
     """
 
     image: Pixels
     path: str
     id: int
     label: Any
+    mask: NotRequired[NDArray[np.int16]]
 
 
 class Source(ABC):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -46,7 +47,8 @@ class Cached(Source):
 
     def __getitem__(self, index: int) -> Sample:
         if index not in self._kept:
-            self._kept[index] = super().__getitem__(index)
+            row = int(self.rows[index])  # what the source gives beside the image stays with it
+            self._kept[index] = cast(Sample, {**self._source[row], "id": index})
         return self._kept[index]
 
     def row_path(self, row: int) -> str:

@@ -8,5 +8,6 @@ from torch import nn
 
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.methods.segment import Segmenter
 
-METHODS: dict[str, type[nn.Module]] = {"mae": MAE, "classify": Classifier}
+METHODS: dict[str, type[nn.Module]] = {"mae": MAE, "classify": Classifier, "segment": Segmenter}

@@ -12,15 +12,17 @@ _MOST = 30  # classes that can be read in a picture
 _WITH_COUNTS = 20
 
 
-def draw_confusion(table: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draw counts (K, K) as shares of each row; of more than 30 classes the 30 with most mistakes,
-    and the title says so.
+def draw_confusion(
+    table: NDArray[np.int64], classes: Sequence[str], path: Path, what: str = "images"
+) -> None:
+    """Draw counts (K, K) of images or pixels as shares of each row; of more than 30 classes the 30
+    with most mistakes, and the title says so.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     total, right = int(table.sum()), int(table.trace())
-    title = f"{right / max(total, 1):.1%} of {total:,} images right"
+    title = f"{right / max(total, 1):.1%} of {total:,} {what} right"
     if len(classes) > _MOST:
         wrong = table.sum(axis=0) + table.sum(axis=1) - 2 * table.diagonal()
         chosen = np.sort(np.argsort(-wrong, kind="stable")[:_MOST])

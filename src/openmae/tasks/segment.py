@@ -1,0 +1,282 @@
+"""`openmae segment`: a segmenter from a pretrained encoder, as in Tables 5 and 7 of the paper. The
+same loop, and the same exact resume, as pretraining.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openmae.config.base import Options
+from openmae.config.segment import SegmentConfig
+from openmae.config.training import pair
+from openmae.data.check import Scan, scan
+from openmae.data.crops import CropTransform
+from openmae.data.loader import Transform
+from openmae.data.maskfile import Labels
+from openmae.data.masks import MaskSource
+from openmae.data.masksets import MaskSets, Said, open_masks
+from openmae.data.sources import Source, short_name
+from openmae.data.values import Decoding
+from openmae.data.weights import weigh
+from openmae.engine.log import say, warn
+from openmae.engine.loop import Plan, State
+from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.methods.segment import Segmenter
+from openmae.models.encoder import method_arguments
+from openmae.tasks.arguments import require_order
+from openmae.tasks.decoding import decoding, decoding_of
+from openmae.tasks.finetune import require_size
+from openmae.tasks.kind import Job, Kind
+from openmae.tasks.segmentation import PICTURES, Scores, Test, measures, score, tell, write_report
+from openmae.tasks.training import train_run
+from openmae.weights import Loaded, load_any
+from openmae.weights.start import start_from
+
+TWINS: dict[str, tuple[dict[str, Any], str]] = {
+    "random_weights": ({"random_weights": True, "layer_decay": 1.0}, "random weights"),
+    "frozen": ({"frozen": True}, "a frozen encoder"),
+}
+"""Baselines: what changes, and in words. Layer decay would only slow what is not pretrained."""
+
+
+def run(config: SegmentConfig, options: Options) -> Results:
+    """Train a segmenter, or continue a run; with `baseline`, then its twins."""
+    require_order(config.model, config.data)
+    results = train_run(Segmenting(), config, options)
+    folder = results.folder
+    if results.exit_code or folder is None or options.dry_run:
+        return results
+    saved = RunFolder(folder).read_config()
+    resolved = saved.pop("resolved")
+    saved.pop("task", None)
+    if not (config.baseline or saved["baseline"]):
+        return results
+    both = Results(dict(results), folder)
+    for name, (changes, words) in TWINS.items():
+        if saved.get(name):
+            continue  # the run itself is this one
+        where = folder / name.replace("_", "-")
+        say("")
+        say("Baseline", f"the same from {words}, in {where}")
+        again = saved | changes | {"baseline": False, "out": str(where)}
+        twin_config = SegmentConfig.model_validate(again)
+        twin = train_run(Segmenting(), twin_config, Options(recipe=resolved["recipe"]))
+        if twin.exit_code:
+            return twin
+        both |= {f"{name}_{key}": twin[key] for key in ("mIoU", "aAcc") if key in twin}
+    RunFolder(folder).write_json("results.json", both)
+    for name, (_, words) in TWINS.items():
+        if f"{name}_mIoU" in both:
+            own, other = both["mIoU"], both[f"{name}_mIoU"]
+            say("Compare", f"mIoU {own:.1%}, from {words} {other:.1%} ({own - other:+.1%})")
+    return both
+
+
+class Segmenting(Kind):
+    """A class for every pixel of images with masks."""
+
+    task = "segment"
+    method_name = "segment"
+    settings = SegmentConfig
+    architecture = ("model", "random_weights", "frozen", "head", "head_dim", "image_size")
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+        self._sets: MaskSets | None = None
+
+    def loaded(self, config: SegmentConfig) -> Loaded:
+        """The model that the run starts from, read once."""
+        if self._loaded is None:
+            self._loaded = load_any(config.model)
+            for notice in self._loaded.notices:
+                warn(notice)
+        return self._loaded
+
+    def default_out(self, config: SegmentConfig) -> Path:
+        model = Path(config.model).expanduser()
+        root = model if (model / CONFIG).is_file() else Path("runs")
+        return root / f"segment-{short_name(config.data)}"
+
+    def default_recipe(self, config: SegmentConfig, device_type: str) -> str:
+        if device_type != "cuda":
+            return "tiny"
+        sets = open_masks(config.data, _said(config), None, config.test_fraction, _NOTHING, False)
+        if len(sets.train) < 5000:
+            return "small"
+        depth = len(self.loaded(config).encoder.vit.blocks)
+        return "ade20k-vit-base" if depth <= 12 else "ade20k-vit-large"
+
+    def open_data(
+        self, config: SegmentConfig, resolved: Mapping[str, Any]
+    ) -> tuple[Source, Source | None]:
+        known = None
+        reads = decoding_of(self.loaded(config).encoder) if not resolved else _reads(resolved)
+        if resolved:
+            known = (resolved["classes"], Labels.of(resolved["labels"]))
+        share = config.test_fraction
+        sets = open_masks(config.data, _said(config), reads, share, known, not resolved)
+        self._sets = sets
+        return weigh(sets.train, config.sampling), sets.held_out
+
+    def look(self, config: SegmentConfig, source: Source) -> Scan:
+        assert isinstance(source, MaskSource)
+        assert self._sets is not None
+        for number, line in enumerate(self._sets.lines):
+            say("" if number else "Masks", line)
+        for line in self._sets.warnings:
+            warn(line)
+        channels = self.loaded(config).encoder.in_chans
+        found = scan(source.images(), channels, measure=False, fixed=True)
+        found.bad += [bad for look in self._sets.looks for bad in look.bad]
+        return found
+
+    def resolve(self, config: SegmentConfig, source: Source, found: Scan) -> dict[str, Any]:
+        encoder, sets = self.loaded(config).encoder, self._sets
+        assert sets is not None
+        size = pair(config.image_size) if config.image_size else encoder.image_size
+        require_size(size, encoder.patch)
+        if config.colours and (encoder.in_chans != 3 or encoder.value_range is not None):
+            warn("colours are changed in 8-bit RGB images alone, not in these")
+        return {
+            "model": self.loaded(config).what,
+            "classes": sets.names,
+            "labels": json.loads(json.dumps(sets.labels.record())),
+            "in_chans": encoder.in_chans,
+            "image_size": list(size),
+            "encoder": method_arguments(encoder.create),
+            "mean": encoder.mean.flatten().tolist(),
+            "std": encoder.std.flatten().tolist(),
+            "value_range": encoder.value_range,
+            "bands": list(encoder.bands),
+        }
+
+    def recheck(self, config: SegmentConfig, resolved: Mapping[str, Any], source: Source) -> None:
+        assert isinstance(source, MaskSource)
+        scan(source.images(), resolved["in_chans"], measure=False, fixed=True)
+        known = (resolved["classes"], Labels.of(resolved["labels"]))
+        open_masks(config.data, _said(config), _reads(resolved), config.test_fraction, known)
+
+    def build(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> Segmenter:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return Segmenter(
+                **resolved["encoder"],
+                classes=resolved["classes"],
+                image_size=tuple(resolved["image_size"]),
+                head=config.head,
+                head_dim=config.head_dim,
+                auxiliary=config.auxiliary,
+                drop_path=config.drop_path,
+                frozen=config.frozen,
+                labels=resolved["labels"],
+                short_side=config.short_side,
+                mean=resolved["mean"],
+                std=resolved["std"],
+                value_range=resolved["value_range"],
+                bands=resolved["bands"],
+            )
+
+    def start(self, config: SegmentConfig, method: nn.Module) -> str | None:
+        assert isinstance(method, Segmenter)
+        if config.random_weights:
+            return "random weights (training from scratch)"
+        return start_from(method.encoder, config.model, keep_sincos=False)
+
+    def groups(self, config: SegmentConfig, method: nn.Module) -> list[dict[str, Any]]:
+        assert isinstance(method, Segmenter)
+        return method.param_groups(config.weight_decay, config.layer_decay)
+
+    def transform(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> Transform:
+        height, width = resolved["image_size"]
+        deep = resolved["value_range"] is not None
+        fill = () if deep else tuple(round(255 * value) for value in resolved["mean"])
+        made: Any = CropTransform(
+            (height, width),
+            config.short_side,
+            config.scale,
+            config.most,
+            config.flip,
+            config.colours,
+            fill,
+            config.seed,
+        )
+        transform: Transform = made  # of whole samples
+        return transform
+
+    def evaluator(
+        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
+    ) -> Callable[[State], Mapping[str, Any]]:
+        def evaluate(state: State) -> dict[str, Any]:
+            if state.step == plan.total:
+                return {}  # `finish` tests, and logs
+            if state.ema is not None:
+                state.ema.swap()
+            values = measures(self._scores(job, state).confusion)
+            if state.ema is not None:
+                state.ema.swap()
+            return {f"test_{name}": values[name] for name in ("mIoU", "aAcc")}
+
+        return evaluate
+
+    def _scores(self, job: Job, state: State, pictures: int = 0) -> Scores:
+        assert isinstance(state.method, Segmenter)
+        assert isinstance(job.held_out, MaskSource)
+        test = Test(stride=job.config.stride, precision=job.resolved["precision"])
+        return score(state.method, job.held_out, test, None, pictures)
+
+    def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
+        config, resolved = job.config, job.resolved
+        parts = [p.numel() for p in method.parameters()]
+        trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+        name, (height, width) = resolved["encoder"]["encoder"], resolved["image_size"]
+        which = "the head alone" if config.frozen else "everything that the head reads"
+        return [
+            ("", _class_line(resolved["classes"])),
+            (
+                "Model",
+                f"{name}, {config.head} of width {config.head_dim}, crops of {height}x{width} px,"
+                f" {sum(parts) / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained ({which})",
+            ),
+        ]
+
+    def about(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
+        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
+
+    def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
+        assert isinstance(state.method, Segmenter)
+        found = self._scores(job, state, PICTURES)
+        values: dict[str, Any] = measures(found.confusion)
+        row = {"step": state.step, "test_mIoU": values["mIoU"], "test_aAcc": values["aAcc"]}
+        folder.append("metrics.jsonl", row)
+        write_report(folder.path, found, state.method)
+        tell(values, found, state.method.classes, f", seed {job.config.seed}")
+        return values | {"n": found.n, "n_train": len(job.source)}
+
+    def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
+        return [
+            f"openmae segment predict {folder.path} IMAGES -o masks",
+            f"openmae segment evaluate {folder.path} OTHER_DATA --flip",
+        ]
+
+
+_NOTHING: tuple[list[str], Labels] = ([], Labels())
+
+
+def _said(config: SegmentConfig) -> Said:
+    return Said(config.masks, config.classes, config.palette, config.ignore_label)
+
+
+def _reads(resolved: Mapping[str, Any]) -> Decoding:
+    reads = resolved["bands"], resolved["value_range"]
+    return decoding(resolved["in_chans"], *reads, resolved["mean"], resolved["std"])
+
+
+def _class_line(classes: list[str]) -> str:
+    more = f" ... {classes[-1]}" if len(classes) > 8 else ""
+    return f"{len(classes)} classes: {', '.join(classes[:8])}{more}"
