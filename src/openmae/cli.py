@@ -30,8 +30,8 @@ from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain", "finetune", "segment", "probe", "benchmark")
-WITH_CHANGE = ("pretrain", "finetune", "segment")
+WITH_RECIPE = ("pretrain", "finetune", "detect", "segment", "probe", "benchmark")
+WITH_CHANGE = ("pretrain", "finetune", "detect", "segment")
 NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 
 

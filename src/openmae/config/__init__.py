@@ -33,6 +33,18 @@ TASKS: dict[str, tuple[str, str]] = {
         "Score a classifier, also on ImageNet-C, -A, -R and -Sketch.",
     ),
     "predict": ("openmae.config.finetune:PredictConfig", "Write the classes of images."),
+    "detect": (
+        "openmae.config.detect:DetectConfig",
+        "Train a detector on a pretrained encoder: boxes and masks of objects.",
+    ),
+    "detect evaluate": (
+        "openmae.config.detect:DetectEvaluateConfig",
+        "Score a detector on images with objects.",
+    ),
+    "detect predict": (
+        "openmae.config.detect:DetectPredictConfig",
+        "Find objects in images, as COCO results and pictures.",
+    ),
     "segment": (
         "openmae.config.segment:SegmentConfig",
         "Train a segmenter on a pretrained encoder: a class for every pixel.",

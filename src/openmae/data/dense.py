@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from openmae.data.source import Source
 from openmae.data.transforms import to_tensor
 from openmae.data.values import Pixels
+from openmae.errors import DataError
 from openmae.randomness import uniforms
 
 _BILINEAR = InterpolationMode.BILINEAR
@@ -86,6 +89,37 @@ def fit(image: Pixels, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         min(size[1], max(1, round(width * scale))),
     )
     return place_image(image, size, Place(whole, 0, 0, False)), whole
+
+
+class FitBatches(Dataset[dict[str, Any]]):
+    """The images of a source in order, each fitted into `size`: `batches[i]` holds rows i * count
+    and on, with their own height and width ("size") and those that they have now ("fitted"). What
+    cannot be read is left out.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int], count: int) -> None:
+        self.source, self.size, self.count = source, size, count
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.count)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        told: dict[str, Any] = {n: [] for n in ("path", "id", "size", "fitted", "bad")}
+        images: list[Tensor] = []
+        last = min((number + 1) * self.count, len(self.source))
+        for index in range(number * self.count, last):
+            path = self.source.path(index)
+            try:
+                image = self.source.decoding(self.source.raw(index))
+            except DataError as error:
+                told["bad"].append((path, str(error)))
+                continue
+            out, fitted = fit(image, self.size)
+            images.append(out)
+            for name, value in (("path", path), ("id", index), ("fitted", fitted)):
+                told[name].append(value)
+            told["size"].append((image.shape[0], image.shape[1]))
+        return told | {"image": torch.stack(images) if images else None}
 
 
 def place_image(image: Pixels, size: tuple[int, int], place: Place) -> Tensor:

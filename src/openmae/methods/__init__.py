@@ -7,7 +7,13 @@ from __future__ import annotations
 from torch import nn
 
 from openmae.methods.classify import Classifier
+from openmae.methods.detect import Detector
 from openmae.methods.mae import MAE
 from openmae.methods.segment import Segmenter
 
-METHODS: dict[str, type[nn.Module]] = {"mae": MAE, "classify": Classifier, "segment": Segmenter}
+METHODS: dict[str, type[nn.Module]] = {
+    "mae": MAE,
+    "classify": Classifier,
+    "detect": Detector,
+    "segment": Segmenter,
+}

@@ -1,0 +1,300 @@
+"""`openmae detect`: a detector on a pretrained encoder, as ViTDet. The same loop, and the same
+exact resume, as pretraining.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openmae.config.base import Options
+from openmae.config.detect import DetectConfig
+from openmae.config.training import pair
+from openmae.data.check import Scan, scan
+from openmae.data.dense import JitterTransform
+from openmae.data.loader import Transform
+from openmae.data.objects import BoxSource
+from openmae.data.openobjects import open_object_split
+from openmae.data.rle import require_dense
+from openmae.data.sources import Source, short_name
+from openmae.data.values import Decoding
+from openmae.data.weights import weigh
+from openmae.engine.log import say, warn
+from openmae.engine.loop import Plan, State
+from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.errors import DataError
+from openmae.methods.detect import Detector
+from openmae.models.encoder import method_arguments
+from openmae.report.objects import draw_found
+from openmae.tasks.arguments import require_order
+from openmae.tasks.classification import write_rows
+from openmae.tasks.decoding import decoding, decoding_of
+from openmae.tasks.detection import Found, find, results, score, tell, warn_bad, warn_findings
+from openmae.tasks.finetune import require_size
+from openmae.tasks.kind import Job, Kind
+from openmae.tasks.training import train_run
+from openmae.weights import Loaded, load_any
+from openmae.weights.start import start_from
+
+_CACHE = 512_000_000  # bytes of images and masks that may stay in memory
+_DRAWN = 8  # pictures of a run
+
+
+def run(config: DetectConfig, options: Options) -> Results:
+    """Train, or continue a run; with `baseline`, then the same recipe from random weights and with
+    a frozen encoder.
+    """
+    require_dense()
+    require_order(config.model, config.data)
+    results = train_run(Detection(), config, options)
+    folder = results.folder
+    if results.exit_code or folder is None or options.dry_run:
+        return results
+    saved = RunFolder(folder).read_config()
+    resolved = saved.pop("resolved")
+    saved.pop("task", None)
+    if not (config.baseline or saved["baseline"]):
+        return results
+    for name, changes in (
+        ("random-weights", {"random_weights": True, "layer_decay": 1.0}),
+        ("frozen", {"frozen": True}),
+    ):
+        where = folder / name
+        say("")
+        say("Baseline", f"the same recipe, {name.replace('-', ' ')}, in {where}")
+        again = saved | changes | {"baseline": False, "out": str(where)}
+        twin = train_run(
+            Detection(), DetectConfig.model_validate(again), Options(recipe=resolved["recipe"])
+        )
+        if twin.exit_code:
+            return twin
+        named = {
+            f"{name.replace('-', '_')}_{k}": v
+            for k, v in twin.items()
+            if k.endswith(("AP", "AP50"))
+        }
+        results = Results({**results, **named}, folder)
+        RunFolder(folder).write_json("results.json", results)
+    for kind in ("box", "mask"):
+        if f"{kind}_AP" in results:
+            own, random, frozen = (
+                100 * (results[f"{p}{kind}_AP"] or 0) for p in ("", "random_weights_", "frozen_")
+            )
+            words = f"pretrained {own:.1f}, random weights {random:.1f}, frozen {frozen:.1f}"
+            say("Compare", f"{kind} AP: {words}")
+    return results
+
+
+class Detection(Kind):
+    """A detector on images with objects."""
+
+    task = "detect"
+    method_name = "detect"
+    settings = DetectConfig
+    architecture = ("model", "random_weights", "frozen", "image_size", "pyramid_dim", "window")
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+
+    def loaded(self, config: DetectConfig) -> Loaded:
+        """The model that the run starts from, read once."""
+        if self._loaded is None:
+            self._loaded = load_any(config.model)
+            for notice in self._loaded.notices:
+                warn(notice)
+        return self._loaded
+
+    def default_out(self, config: DetectConfig) -> Path:
+        model = Path(config.model).expanduser()
+        root = model if (model / CONFIG).is_file() else Path("runs")
+        return root / f"detect-{short_name(config.data)}"
+
+    def default_recipe(self, config: DetectConfig, device_type: str) -> str:
+        if device_type != "cuda":
+            return "tiny"
+        source, _ = self._split(config, {})
+        if len(source) < 50_000:
+            return "small"
+        depth = len(self.loaded(config).encoder.vit.blocks)
+        size = "base" if depth <= 12 else "large" if depth <= 24 else "huge"
+        return f"coco-vit-{size}-vitdet"
+
+    def open_data(
+        self, config: DetectConfig, resolved: Mapping[str, Any]
+    ) -> tuple[Source, Source | None]:
+        source, held_out = self._split(config, resolved)
+        if resolved and source.classes != resolved["classes"]:
+            odd = sorted(set(source.classes) ^ set(resolved["classes"]))[:3]
+            raise DataError(
+                f"{config.data} has other classes than the run ({', '.join(odd) or 'their order'})."
+                " Give the data as they were, or another --out"
+            )
+        return weigh(source, config.sampling), held_out
+
+    def _split(
+        self, config: DetectConfig, resolved: Mapping[str, Any]
+    ) -> tuple[BoxSource, BoxSource]:
+        masks = resolved["masks"] if resolved else config.masks
+        parts = open_object_split(
+            config.data, config.val, config.images, masks, config.test_fraction
+        )
+        if resolved:
+            reads = resolved["bands"], resolved["value_range"], resolved["mean"], resolved["std"]
+            own = decoding(resolved["in_chans"], *reads)
+        else:
+            own = decoding_of(self.loaded(config).encoder)
+        first, second = (part.decoded(own) for part in parts)
+        return first, second
+
+    def look(self, config: DetectConfig, source: Source) -> Scan:
+        assert isinstance(source, BoxSource)
+        warn_findings(source)
+        return scan(source, self.loaded(config).encoder.in_chans, measure=False, fixed=True)
+
+    def resolve(self, config: DetectConfig, source: Source, found: Scan) -> dict[str, Any]:
+        assert isinstance(source, BoxSource)
+        encoder = self.loaded(config).encoder
+        size = pair(config.image_size) if config.image_size else encoder.image_size
+        require_size(size, encoder.patch)
+        pictures = [source.picture(i) for i in range(len(source))]
+        layers = [p.height * p.width * (encoder.in_chans + len(p.things)) for p in pictures]
+        return {
+            "cache": sum(layers) <= _CACHE,
+            "model": self.loaded(config).what,
+            "classes": source.classes,
+            "class_ids": source.numbers,
+            "masks": source.masks,
+            "in_chans": encoder.in_chans,
+            "image_size": list(size),
+            "encoder": method_arguments(encoder.create),
+            "mean": encoder.mean.flatten().tolist(),
+            "std": encoder.std.flatten().tolist(),
+            "value_range": encoder.value_range,
+            "bands": list(encoder.bands),
+        }
+
+    def decoding(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Decoding | None:
+        return None
+
+    def recheck(self, config: DetectConfig, resolved: Mapping[str, Any], source: Source) -> None:
+        scan(source, resolved["in_chans"], measure=False, fixed=True)
+
+    def build(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Detector:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return Detector(
+                **resolved["encoder"],
+                classes=resolved["classes"],
+                image_size=tuple(resolved["image_size"]),
+                masks=resolved["masks"],
+                window=config.window,
+                global_blocks=config.global_blocks,
+                relative=config.relative,
+                drop_path=config.drop_path,
+                frozen=config.frozen,
+                pyramid_dim=config.pyramid_dim,
+                regions=config.regions,
+                detections=config.detections,
+                mean=resolved["mean"],
+                std=resolved["std"],
+                value_range=resolved["value_range"],
+                bands=resolved["bands"],
+            )
+
+    def start(self, config: DetectConfig, method: nn.Module) -> str | None:
+        assert isinstance(method, Detector)
+        if config.random_weights:
+            return "random weights (training from scratch)"
+        return start_from(method.encoder, config.model, keep_sincos=False)
+
+    def groups(self, config: DetectConfig, method: nn.Module) -> list[dict[str, Any]]:
+        assert isinstance(method, Detector)
+        return method.param_groups(config.weight_decay, config.layer_decay)
+
+    def transform(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Transform:
+        height, width = resolved["image_size"]
+        return JitterTransform((height, width), config.jitter, config.flip, config.seed)  # type: ignore[return-value]
+
+    def evaluator(
+        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
+    ) -> Callable[[State], Mapping[str, Any]]:
+        def evaluate(state: State) -> dict[str, Any]:
+            if state.step == plan.total:
+                return {}  # `finish` tests, and logs
+            if state.ema is not None:
+                state.ema.swap()
+            values, _, _ = self._test(job, state)
+            if state.ema is not None:
+                state.ema.swap()
+            return {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
+
+        return evaluate
+
+    def _test(self, job: Job, state: State) -> tuple[dict[str, Any], list[dict[str, Any]], Found]:
+        config, resolved, source = job.config, job.resolved, job.held_out
+        assert isinstance(source, BoxSource)
+        assert isinstance(state.method, Detector)
+        device, batch = torch.device(resolved["device"]), min(8, config.batch_size)
+        workers, precision = config.workers or 0, resolved["precision"]
+        found, bad = find(state.method, source, batch, workers, device, precision)
+        warn_bad(bad)
+        values, rows = score(source, found, state.method.masks)
+        return values, rows, found
+
+    def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
+        resolved, source = job.resolved, job.source
+        assert isinstance(source, BoxSource)
+        count = sum(p.numel() for p in method.parameters())
+        trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+        name, (height, width) = resolved["encoder"]["encoder"], resolved["image_size"]
+        what = "boxes and masks" if resolved["masks"] else "boxes"
+        ids, number = resolved["class_ids"], len(resolved["classes"])
+        gaps = (
+            f" (ids {min(ids)} .. {max(ids)}, with gaps)" if max(ids) - min(ids) >= number else ""
+        )
+        several = "class" if number == 1 else "classes"
+        objects = int(source.counts().sum())
+        return [
+            ("", f"{objects:,} objects of {number} {several}{gaps}, {what}"),
+            (
+                "Model",
+                f"{name}, ViTDet, {height}x{width} px, {count / 1e6:.1f} M parameters,"
+                f" {trained / 1e6:.1f} M trained{' (frozen encoder)' if job.config.frozen else ''}",
+            ),
+        ]
+
+    def about(self, config: DetectConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
+        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
+
+    def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
+        values, rows, found = self._test(job, state)
+        source = job.held_out
+        assert isinstance(source, BoxSource)
+        write_rows(folder.path / "per_class.csv", rows)
+        write_found(folder, source, found)
+        tell(values, rows, job.config.seed)
+        logged = {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
+        folder.append("metrics.jsonl", {"step": state.step, **logged})
+        return values | {"n_train": len(job.source)}
+
+    def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
+        return [
+            f"openmae detect predict {folder.path} IMAGES -o FOLDER",
+            f"openmae detect evaluate {folder.path} DATA",
+        ]
+
+
+def write_found(folder: RunFolder, source: BoxSource, found: Found) -> None:
+    """Write detections.json with the ids of the annotations, and pictures of the first images."""
+    ids = [source.picture(i).id for i in range(len(source))]
+    folder.write_json("detections.json", results(found, source.numbers, ids.__getitem__))
+    (folder.path / "pictures").mkdir(exist_ok=True)
+    for record in found[:_DRAWN]:
+        image = source.decoding.select(source.raw(record["id"]))
+        name = f"{Path(record['path']).stem[:60]}.png"
+        draw_found(image, record, source.classes, 0.5).save(folder.path / "pictures" / name)
