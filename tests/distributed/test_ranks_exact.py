@@ -46,7 +46,7 @@ def stopped(
     [
         (2, {}),
         (4, {"micro_batch": 2}),
-        (2, {"parallel": "fsdp"}),
+        (2, {"parallel": "fsdp", "grad_checkpointing": True}),
         pytest.param(2, {"parallel": "fsdp", "micro_batch": 4}, marks=pytest.mark.slow),
         pytest.param(4, {}, marks=pytest.mark.slow),
         pytest.param(4, {"parallel": "fsdp", "reshard": False}, marks=pytest.mark.slow),

@@ -31,10 +31,13 @@ OTHER = {
     "bands": (2,), "value_range": "0:9", "sampling": "balanced", "repeats": 2,
     "mix": ("digits=0.5",),
     "knn": True, "bad_images": "zero", "workers": 1, "seed": 1, "device": "auto",
-    "gpus": 1, "restarts": 5,
+    "gpus": 1, "restarts": 5, "rank_timeout": "5m", "parallel": "fsdp", "reshard": False,
+    "compress_gradients": True,
     "precision": "bf16", "attention": "math", "products": "torch", "compile": True,
+    "grad_checkpointing": True,
     "deterministic": True,
     "save_every": 5, "keep": 4,
+    "save_in_background": True, "on_save_error": "stop",
     "log_every": 2, "max_skips": 3, "track": "tensorboard", "time_limit": "1h",
 }  # fmt: skip
 """Another value of every setting but the positional data and the folder itself."""

@@ -78,6 +78,9 @@ class TrainingConfig(Settings):
     products: Literal["auto", "torch", "onednn"] = setting(
         "auto", "how linear layers are multiplied; auto: onednn on AMD CPUs", RUN, "allow"
     )
+    grad_checkpointing: bool = setting(
+        False, "run each block again in the backward pass: less memory, more time", RUN, "allow"
+    )
     compile: bool = setting(False, "compile each block", RUN, "allow")
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = setting(
         "auto", "how ranks share the model; auto: fsdp above 1.5 B parameters", RUN, "allow"

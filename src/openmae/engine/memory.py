@@ -22,6 +22,7 @@ _SAVED = {"fp32": 64, "bf16": 36}
 two norms, two linear inputs, q, k, v, the attention's output, and twice the MLP's 4 widths. With
 bf16 all but the inputs of the norms have two bytes.
 """
+_INPUT = 4  # bytes of a block's input, which stays fp32 under autocast
 MARGIN = 0.9  # of what is free: allocators round up and fragment
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -49,24 +50,29 @@ class Need:
         return self.fixed + images * self.image
 
 
-def image_bytes(size: MAESize | ClassifierSize, precision: str) -> int:
-    """Bytes that one image keeps from the forward to the backward pass; an estimate.
+def image_bytes(size: MAESize | ClassifierSize, precision: str, again: bool = False) -> int:
+    """Bytes that one image keeps from the forward to the backward pass; an estimate. `again`:
+    blocks keep their inputs alone, and the largest of them all that it needs, since it runs again.
 
     Pretraining in this package runs the last decoder block on hidden patches alone, which is not
     taken off here: the estimate is on the safe side.
     """
     each = _SAVED[precision]
+
+    def kept(tokens: int, width: int, depth: float) -> float:
+        return tokens * width * (_INPUT * depth + each if again else each * depth)
+
     everything = size.prefix + size.patches
     pixels = 4 * size.patches * size.values
     if isinstance(size, ClassifierSize):
         depth = size.encoder.depth if size.blocks is None else min(size.blocks, size.encoder.depth)
-        return int(each * everything * size.encoder.width * depth) + 2 * pixels
-    encoder = each * (size.prefix + size.kept) * size.encoder.width * size.encoder.depth
+        return int(kept(everything, size.encoder.width, depth)) + 2 * pixels
+    encoder = kept(size.prefix + size.kept, size.encoder.width, size.encoder.depth)
     decoded = everything if size.cross is None else size.cross
-    decoder = each * decoded * size.decoder.width * size.decoder.depth
+    decoder = kept(decoded, size.decoder.width, size.decoder.depth)
     hidden = size.patches - size.kept if size.cross is None else size.cross
     predicted = 4 * 3 * hidden * size.out  # prediction, target, difference
-    return size.masks * (encoder + decoder + predicted) + 2 * pixels
+    return int(size.masks * (encoder + decoder + predicted)) + 2 * pixels
 
 
 def available(device: torch.device) -> int | None:

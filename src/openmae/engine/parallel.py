@@ -1,5 +1,5 @@
-"""How a method is made to run on the hardware, in this order: compile each block, in place, then
-DDP, or FSDP2 where the weights are too many for one GPU.
+"""How a method is made to run on the hardware, in this order: recompute activations where that was
+asked for, compile each block, then DDP, or FSDP2 where the weights are too many for one GPU.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from openmae.engine.distributed import World
 
@@ -41,6 +43,20 @@ def choose_layout(asked: str, parameters: int, world: World) -> str:
     if asked == "auto":
         return "fsdp" if parameters > SHARD_ABOVE else "ddp"
     return asked
+
+
+def recompute(method: nn.Module) -> None:
+    """Blocks keep their inputs alone and run again in the backward pass, in place. Nothing in them
+    is random, so that loss and gradients stay the same to the bit.
+    """
+    for block in method.blocks():  # type: ignore[operator]
+        block.forward = partial(_again, block.forward)
+
+
+def _again(forward: Forward, *values: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*values, **named)
+    return checkpoint(forward, *values, use_reentrant=False, preserve_rng_state=False, **named)
 
 
 def parallelize(

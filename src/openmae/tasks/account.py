@@ -60,10 +60,10 @@ def _values(encoder: Encoder) -> int:
     return encoder.patch[0] * encoder.patch[1] * encoder.in_chans
 
 
-def need_of(method: nn.Module, precision: str, ema: bool) -> Need | None:
+def need_of(method: nn.Module, precision: str, ema: bool, again: bool = False) -> Need | None:
     """Bytes of training a method: weights and, of those that are trained, gradients and the two
-    moments of AdamW, all fp32; averages where they are kept. None where its activations are not
-    known.
+    moments of AdamW, all fp32; averages where they are kept. `again`: activations are recomputed.
+    None where they are not known.
     """
     size = size_of(method)
     if size is None:
@@ -71,4 +71,4 @@ def need_of(method: nn.Module, precision: str, ema: bool) -> Need | None:
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     averages = weights if ema else 0
-    return Need(weights, trained, 2 * trained, averages, image_bytes(size, precision))
+    return Need(weights, trained, 2 * trained, averages, image_bytes(size, precision, again))

@@ -15,6 +15,7 @@ from openmae.engine.log import warn
 from openmae.engine.loop import Plan, State, training_step
 from openmae.engine.measure import wait
 from openmae.engine.optim import Schedule, adamw
+from openmae.engine.parallel import recompute
 from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.errors import MemoryLimitError
 from openmae.tasks.account import need_of
@@ -33,7 +34,7 @@ def choose_micro_batch(kind: Kind, job: Job, method: nn.Module) -> None:
         return
     device = resolve_device(resolved["device"])
     sizes = memory.parts(config.batch_size, even=_mixes(config)) or [config.batch_size]
-    need = need_of(method, resolved["precision"], config.ema is not None)
+    need = need_of(method, resolved["precision"], config.ema is not None, config.grad_checkpointing)
     free = memory.available(device)
     if need is None or free is None:
         resolved["micro_batch"] = sizes[0]
@@ -74,6 +75,8 @@ def _two_steps(kind: Kind, job: Job, method: nn.Module, micro: int, device: torc
     config, resolved = job.config, job.resolved
     rows = min(2 * micro, config.batch_size)
     trial = copy.deepcopy(method).to(device).train()
+    if config.grad_checkpointing:
+        recompute(trial)
     optimizer = adamw(trial, 0.0, config.betas, config.weight_decay, kind.groups(config, trial))
     state = State(trial, optimizer, EMA(trial, config.ema) if config.ema else None)
     plan = Plan(
@@ -158,7 +161,7 @@ def too_much(micro: int, batch: int, even: bool = False) -> MemoryLimitError:
 def memory_line(job: Job, method: nn.Module) -> str | None:
     """What the run will take of the memory, in words; None where that is not known."""
     config, resolved = job.config, job.resolved
-    need = need_of(method, resolved["precision"], config.ema is not None)
+    need = need_of(method, resolved["precision"], config.ema is not None, config.grad_checkpointing)
     if need is None:
         return None
     device = torch.device(resolved["device"])
