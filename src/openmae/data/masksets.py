@@ -54,10 +54,12 @@ def open_masks(
     fraction: float | None = 0.2,
     known: tuple[Sequence[str], Labels] | None = None,
     look: bool = True,
+    test_only: bool = False,
 ) -> MaskSets:
     """Open the images and masks that a user's words name. `fraction` is held out, by hash of the
     path, where the folders do not say what is for testing; None holds out nothing. With `known`
-    classes (of a run or a model) masks are only compared with them, and not at all without `look`.
+    classes (of a run or a model) masks are only compared with them, and not at all without `look`;
+    with `test_only` those of the test part alone, where there is one.
 
     Raises:
         DataError: images without a mask, masks of another size, values that are no class.
@@ -65,7 +67,8 @@ def open_masks(
     first, second = find_pairs(data, said.masks)
     names, labels = _named(said, first) if known is None else (list(known[0]), known[1])
     sources = [MaskSource(p, labels, names, decoding) for p in (first, second) if p is not None]
-    looks = [look_at_masks(source) for source in sources] if look or known is None else []
+    looked = sources[-1:] if test_only else sources
+    looks = [look_at_masks(source) for source in looked] if look or known is None else []
     if known is None and not labels.values:
         names, labels = choose_labels(looks, first.kind, names, _ignored(said, first))
     for source in sources:
@@ -74,14 +77,14 @@ def open_masks(
         require_sound(found, labels, said.classes is not None)
     train, held_out = sources[0], sources[1] if len(sources) > 1 else None
     if held_out is None and fraction is not None:
-        parts = hash_split(train, fraction)
-        assert isinstance(parts[0], MaskSource)
-        assert isinstance(parts[1], MaskSource)
-        train, held_out = parts
+        one, other = hash_split(train, fraction)
+        assert isinstance(one, MaskSource)
+        assert isinstance(other, MaskSource)
+        train, held_out = one, other
     made = MaskSets(train, held_out, names, labels, looks=looks)
-    for pairs, found in zip((p for p in (first, second) if p is not None), looks, strict=False):
+    for source, found in zip(looked, looks, strict=False):
         made.lines += sentences(found, labels)
-        made.warnings += [*pairs.notices, *warnings(found, names, labels)]
+        made.warnings += [*source.pairs.notices, *warnings(found, names, labels)]
     return made
 
 

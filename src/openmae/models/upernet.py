@@ -41,11 +41,11 @@ def pool_rows(length: int, parts: int, like: Tensor) -> Tensor:
     """The matrix (parts, length) of adaptive average pooling along one side. A product has a
     deterministic gradient on every device; torch's own pooling has none on GPUs.
     """
-    matrix = torch.zeros(parts, length)
-    for part in range(parts):
-        start, stop = part * length // parts, -(-(part + 1) * length // parts)
-        matrix[part, start:stop] = 1 / (stop - start)
-    return matrix.to(like)
+    part = torch.arange(parts, device=like.device)[:, None]
+    place = torch.arange(length, device=like.device)
+    first, end = part * length // parts, ((part + 1) * length + parts - 1) // parts
+    inside = ((place >= first) & (place < end)).to(like.dtype)
+    return inside / (end - first).to(like.dtype)
 
 
 class Pyramid(nn.Module):

@@ -30,7 +30,7 @@ def _evaluate(config: SegmentEvaluateConfig, options: Options, world: World) -> 
     model, loaded = open_segmenter(config)
     known = (model.classes, Labels.of(model.arguments["labels"]))
     said = Said(config.masks)
-    sets = open_masks(config.data, said, decoding_of(model.encoder), None, known)
+    sets = open_masks(config.data, said, decoding_of(model.encoder), None, known, test_only=True)
     source = test_part(sets)
     require_fit(source.images(), model.encoder)
     part = "the test part" if sets.held_out is not None else "all of it"
