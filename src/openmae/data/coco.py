@@ -39,11 +39,12 @@ def read_coco(path: Path, images: str | None = None) -> Objects:
         DataError: it is no such file, or no image of it is found.
     """
     found = read_json(path)
-    lists = {}
+    lists: dict[str, list[Any]] = {}
     for name in ("images", "annotations", "categories"):
-        lists[name] = found.get(name) if isinstance(found, dict) else None
-        if not isinstance(lists[name], list):
+        entries = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(entries, list):
             raise DataError(f'{path} is no COCO file: it has no list "{name}"')
+        lists[name] = entries
     findings = Findings()
     classes, numbers = _categories(path, lists["categories"], findings)
     root = _image_root(path, images, lists["images"])
@@ -92,8 +93,8 @@ def _image_root(path: Path, images: str | None, entries: list[Any]) -> Path:
     above = path.parent.parent
     places = [above / part, path.parent / part, above / "images" / part, path.parent]
     places += [above / "images", path.parent / "images", above]
-    names = [e.get("file_name") for e in entries[:50] if isinstance(e, dict)]
-    names = [n for n in names if isinstance(n, str) and n and "\0" not in n]
+    told = [e.get("file_name") for e in entries[:50] if isinstance(e, dict)]
+    names = [n for n in told if isinstance(n, str) and n]
     return next((p for p in places for n in names if _is_file(p / n)), places[0])
 
 
@@ -109,7 +110,7 @@ def _pictures(root: Path, entries: list[Any], findings: Findings) -> dict[Any, P
     names: set[str] = set()
     for entry in entries:
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        number = entry.get("id") if isinstance(entry, dict) else None
+        number: Any = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name or type(number) not in (int, str):
             findings.note("images have no file_name or no id: dropped", str(entry)[:60])
             continue
@@ -172,7 +173,7 @@ def _annotation(
         findings.note(wrong, where)
     if cut is None:
         return
-    area = entry.get("area")
+    area: Any = entry.get("area")
     thing = Thing(cut, label, crowd=entry.get("iscrowd") in (1, True))
     thing.area = float(area) if is_number(area) and area > 0 else None
     _shape(thing, entry.get("segmentation"), picture, where, findings)

@@ -67,7 +67,7 @@ def _masks(folder: Path, picture: Picture, findings: Findings) -> None:
     for file in sorted(p for p in (folder / "masks").iterdir() if p.suffix.lower() in SUFFIXES):
         where = f"{folder.name}/masks/{file.name}"
         try:
-            mask: NDArray[np.bool_] = (decode(file) > 0).any(-1)
+            mask: NDArray[np.bool_] = np.asarray((decode(file) > 0).any(-1))
         except DataError as error:
             findings.note(f"masks cannot be read ({error}): dropped", where)
             continue

@@ -91,7 +91,7 @@ class Detector(nn.Module):
         self.relative = windows.RelativePositions(vit, self.encoder.grid) if relative else None
         self.pyramid = SimplePyramid(vit.embed_dim, pyramid_dim)
         self.proposals = Proposals(pyramid_dim, patch)
-        heads = {"masks": masks, "sampled": regions, "most": detections}
+        heads: dict[str, Any] = {"masks": masks, "sampled": regions, "most": detections}
         self.heads = RoIHeads(pyramid_dim, len(self.classes), patch, **heads)
         vit.pos_embed.requires_grad_(not frozen)
         vit.norm.requires_grad_(False)  # not part of the published backbone
@@ -130,9 +130,7 @@ class Detector(nn.Module):
         noise = self._noise("anchors", (rows, found[0].shape[1]), rand, device)
         terms = self.proposals.losses(found, boxes, noise)
         sizes = [(images.shape[2], images.shape[3])] * rows
-        regions = self.proposals.propose(
-            [f.detach() if isinstance(f, Tensor) else f for f in found], sizes
-        )
+        regions = self.proposals.propose(found, sizes)
         targets = {"boxes": boxes, "labels": batch["labels"], "masks": batch.get("masks", ())}
         noise = self._noise("regions", (rows, NOISE), rand, device)
         terms |= self.heads.losses(maps, regions, targets, noise)

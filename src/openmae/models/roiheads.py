@@ -112,10 +112,11 @@ class RoIHeads(nn.Module):
         errors = self._errors(offsets, regions, truth, match, targets["boxes"])
         out = {"loss_class": _means(classes, counts), "loss_box": _means(errors, counts)}
         if self.mask_head is not None:
-            on = [t > 0 for t in truth]
-            parts = [[v[o] for v, o in zip(values, on, strict=True)] for values in (regions, match)]
-            named = torch.cat([t[o] for t, o in zip(truth, on, strict=True)])
-            out["loss_mask"] = self._masks(maps, *parts, named, targets["masks"])
+            kept = [t > 0 for t in truth]
+            regions = [r[k] for r, k in zip(regions, kept, strict=True)]
+            match = [m[k] for m, k in zip(match, kept, strict=True)]
+            named = torch.cat([t[k] for t, k in zip(truth, kept, strict=True)])
+            out["loss_mask"] = self._masks(maps, regions, match, named, targets["masks"])
         return out
 
     def _boxes(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ from openmae.data.weights import weigh
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.textfile import write_text
 from openmae.errors import DataError
 from openmae.methods.detect import Detector
 from openmae.models.encoder import method_arguments
@@ -292,7 +293,8 @@ class Detection(Kind):
 def write_found(folder: RunFolder, source: BoxSource, found: Found) -> None:
     """Write detections.json with the ids of the annotations, and pictures of the first images."""
     ids = [source.picture(i).id for i in range(len(source))]
-    folder.write_json("detections.json", results(found, source.numbers, ids.__getitem__))
+    rows = results(found, source.numbers, ids.__getitem__)
+    write_text(folder.path / "detections.json", json.dumps(rows) + "\n")
     (folder.path / "pictures").mkdir(exist_ok=True)
     for record in found[:_DRAWN]:
         image = source.decoding.select(source.raw(record["id"]))

@@ -99,7 +99,8 @@ def truth(source: BoxSource) -> dict[str, Any]:
     """The objects of a source as COCO's own code takes them; images, objects and classes are
     numbered from 1.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(len(source)):
         picture = source.picture(index)
         images.append({"id": index + 1, "height": picture.height, "width": picture.width})

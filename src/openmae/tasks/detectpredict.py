@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from openmae.engine.device import auto_workers, resolve_precision
 from openmae.engine.distributed import World, joined
 from openmae.engine.log import say
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.textfile import write_text
 from openmae.errors import StorageError
 from openmae.report.objects import draw_found
 from openmae.tasks.decoding import decoding_of, require_fit
@@ -64,7 +66,7 @@ def _predict(config: DetectPredictConfig, options: Options, out: Path, world: Wo
         out.mkdir(exist_ok=True)
         folder = RunFolder(out)
         with nothing_left(folder):
-            folder.write_json("detections.json", results(found))
+            write_text(out / "detections.json", json.dumps(results(found)) + "\n")
             folder.write_json("images.json", _index(found, model.classes, bad))
             drawn = _pictures(config, out, source, found, model.classes)
     except OSError as error:
