@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, out: Path) -> N
 
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path, out: Path) -> None:
     with start(out, "rank.report(0)\nall_began()\ntime.sleep(60)", 3) as process:
-        until(lambda: began(out, 3))
+        until(lambda: began(out, 3) and left(tmp_path))
         pids = [int((out / f"began_{r}").read_text()) for r in range(3)]
         assert all(alive(pid) for pid in pids)
         process.kill()
