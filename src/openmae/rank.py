@@ -26,8 +26,10 @@ from openmae.errors import INTERRUPTED, STOPPED_EARLY, LostPeerError, PeerError
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """What asks a run to stop."""
 
-TRAINING = ("pretrain", "finetune")
+TRAINING = ("pretrain", "finetune", "detect", "segment")
 """Commands that answer such a signal by saving."""
+
+_READING = ("evaluate", "predict")  # after one of these words: `detect evaluate`
 
 FOLDER = "folder"
 """File among the reports that names the run folder."""
@@ -57,7 +59,8 @@ def begin(words: Sequence[str]) -> None:
         _die_with_parent()
         if number() and not launched():  # torchrun shows all that its ranks print
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if next((w for w in words if not w.startswith("-")), "") in TRAINING:
+    first, second = (*(w for w in words if not w.startswith("-")), "", "")[:2]
+    if first in TRAINING and second not in _READING:
         for name in heeded():
             signal.signal(name, _keep)
     if launched():  # the launcher has them wait until here

@@ -13,6 +13,8 @@ import pytest
 
 import openmae
 from openmae import cli, rank
+from openmae.config import TASKS, settings
+from openmae.config.training import TrainingConfig
 from openmae.engine.signals import StopRequest
 from openmae.errors import DataError, LostPeerError, PeerError, UsageError
 from openmae.launch import plan, ranks_to_start
@@ -111,7 +113,6 @@ def test_a_signal_from_before_is_known_to_the_run(monkeypatch: pytest.MonkeyPatc
         assert rank.received() == (signal.SIGTERM,)
         with StopRequest() as stop:
             assert stop.reason() == "SIGTERM"
-        rank.begin(["--debug", "knn"])  # answers no signal by saving: nothing is changed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -119,6 +120,17 @@ def test_a_signal_from_before_is_known_to_the_run(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(rank, "_received", [])
     with StopRequest() as stop:
         assert stop.reason() is None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_commands_that_save_keep_an_early_signal(
+    monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Any other one is ended by it, as it is without ranks."""
+    kept: list[int] = []
+    monkeypatch.setattr(rank.signal, "signal", lambda number, _: kept.append(number))
+    rank.begin(["--debug", *task.split(), "run", "digits"])
+    assert bool(kept) is issubclass(settings(task), TrainingConfig)
 
 
 def test_who_tells_an_error_under_torchrun(
