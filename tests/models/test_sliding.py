@@ -22,8 +22,14 @@ def extent(windows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("length", "window", "stride", "expected"),
-    [(10, 4, 3, [0, 3, 6]), (10, 4, 4, [0, 4, 6]), (4, 4, 1, [0]), (3, 4, 2, [0]), (9, 4, 9, [0, 5])],
-)  # fmt: skip
+    [
+        (10, 4, 3, [0, 3, 6]),
+        (10, 4, 4, [0, 4, 6]),
+        (4, 4, 1, [0]),
+        (3, 4, 2, [0]),
+        (9, 4, 9, [0, 5]),
+    ],
+)
 def test_windows_cover_everything(length, window, stride, expected):
     assert starts(length, window, stride) == expected
 

@@ -115,7 +115,7 @@ def choose_labels(
         )
     start = 1 if ignore == 0 else 0
     dense = [v for v in range(start, seen[-1] + 1) if v != ignore]
-    values = dense if 2 * len(seen) >= len(dense) else seen
+    values = dense if kind == ADE or 2 * len(seen) >= len(dense) else seen
     return [str(v - start) for v in values], Labels(tuple(values), ignore)
 
 

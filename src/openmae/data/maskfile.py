@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from openmae.data import tiff
 from openmae.data.decode import read_bytes, read_image
@@ -22,8 +22,8 @@ from openmae.data.header import MAX_PIXELS
 from openmae.data.names import shown
 from openmae.errors import DataError
 
-FORMATS = ("PNG", "BMP", "GIF", "PPM")  # without loss; TIFF has a reader of its own
-SUFFIXES = (".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
+FORMATS = ("PNG", "BMP", "PPM")  # TIFF has its own reader; GIF programs renumber the values
+SUFFIXES = (".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB", "RGBA", "LA")
 _UNKNOWN, IGNORED = -2, -1
 _LARGEST = 65_535
@@ -126,6 +126,8 @@ def _decoded(data: bytes) -> NDArray[Any]:
                 return values[..., 0] if found.mode == "LA" else values
     except DataError:
         raise
+    except UnidentifiedImageError:
+        raise DataError("mask cannot be read: no PNG, BMP, PPM or TIFF file") from None
     except Image.DecompressionBombError:
         raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # whatever a decoder raises must name the file, not end the run

@@ -118,7 +118,7 @@ def _matched(images: Path, masks: Path) -> Pairs:
         if suffix.lower() in SUFFIXES or stem not in found:
             found[stem] = name
     if not found:
-        raise DataError(f"{masks} has no masks. They are PNG, BMP, GIF or TIFF files")
+        raise DataError(f"{masks} has no masks. They are PNG, BMP, PPM or TIFF files")
     own = [_mask_of(os.path.splitext(name)[0], found) for name in files]
     without = [name for name, mask in zip(files, own, strict=True) if mask is None]
     if without:
