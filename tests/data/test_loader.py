@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from openmae.data.loader import EvalBatches, TrainBatches, loader
 from openmae.data.sources import open_source
@@ -185,7 +186,9 @@ class Killed(torch.utils.data.Dataset):
         return {}
 
 
-def test_a_killed_worker_is_named(capfd):
+def test_a_killed_worker_is_named(capfd, monkeypatch):
+    real = _MultiProcessingDataLoaderIter._try_get_data  # looks every five seconds
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", lambda s: real(s, 0.2))
     with pytest.raises(MemoryLimitError, match=r"A loader process was killed .*--shm-size 8g"):
         list(loader(Killed(), range(2), workers=1))
     assert "Traceback" not in capfd.readouterr().err

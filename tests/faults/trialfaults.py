@@ -94,8 +94,9 @@ def kill_worker(step: int, times: int, marks: str) -> None:
 
     from openmae.data.loader import TrainBatches
 
-    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
-    torch.utils.data.dataloader._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+    made_by = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    look = made_by._try_get_data
+    made_by._try_get_data = lambda self: look(self, 0.2)  # type: ignore[method-assign]
     real = TrainBatches.__getitem__
 
     def made(self: TrainBatches, number: int) -> Any:

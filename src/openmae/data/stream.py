@@ -10,10 +10,13 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openmae.errors import DataError, MemoryLimitError, StorageError
@@ -36,6 +39,7 @@ class Stream:
         self, batches: Dataset[Batch], numbers: Sequence[int], workers: int, pin: bool
     ) -> None:
         self._batches, self._numbers, self._workers, self._pin = batches, numbers, workers, pin
+        self._died = False
         self._made = self._retried()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -62,18 +66,25 @@ class Stream:
                     done += 1
                     yield batch
                 return
-            except (RuntimeError, MemoryError) as error:
-                memory = isinstance(error, MemoryError)
-                if not memory and not any(words in str(error) for words in _LOST):
+            except (RuntimeError, MemoryError, EOFError, OSError) as error:
+                if not self._lost(error):
                     raise
                 if not self._workers or done - lost_at < _APART:
                     raise MemoryLimitError(_too_little(self._workers)) from error
                 lost_at = done
 
+    def _lost(self, error: Exception) -> bool:
+        """Whether a process died, or could get no memory."""
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _LOST):
+            return True
+        if isinstance(error, RuntimeError) or "in DataLoader worker process" in str(error):
+            return False  # the batch itself
+        return self._died  # while it handed over a batch
+
     def _once(self, numbers: Sequence[int]) -> Iterator[Batch]:
         workers = self._workers
         made: DataLoader[Batch] = DataLoader(
-            self._batches,
+            _Shared(self._batches) if workers else self._batches,
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
@@ -94,8 +105,29 @@ class Stream:
             text = str(error).strip().splitlines()[-1].split(f"{kind.__name__}: ", 1)[-1]
             raise kind(text) from None
         finally:
+            self._died = _one_died(stream)
             end()
             atexit.unregister(end)
+
+
+class _Shared(Dataset[Batch]):
+    """Puts the tensors of a batch into shared memory where the batch is made. An error of that,
+    such as a full /dev/shm, is then an error of the batch; in the thread that sends it, the batch
+    would be lost and waited for without end.
+    """
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        self._batches = batches
+
+    def __getitem__(self, number: int) -> Batch:
+        try:
+            batch = self._batches[number]
+            for value in batch.values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()
+            return batch
+        except MemoryError:
+            os._exit(1)  # there may be too little memory even to say so
 
 
 def loader(
@@ -136,6 +168,17 @@ def _no_raise_from_a_signal() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
+def _one_died(stream: Any) -> bool:
+    """Whether a process is gone; it may be about to go."""
+    workers, until = getattr(stream, "_workers", []), time.monotonic() + 1.0
+    failing = isinstance(sys.exc_info()[1], EOFError | OSError)
+    while failing and workers and time.monotonic() < until:
+        if not all(worker.is_alive() for worker in workers):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def _end(stream: Any) -> None:
     """Stop the processes. They ignore SIGTERM, so Python's own end would wait for them for ever."""
     workers = getattr(stream, "_workers", [])
@@ -145,7 +188,10 @@ def _end(stream: Any) -> None:
 
 
 def quiet_worker(_: int) -> None:
-    """A stop signal to the whole group concerns the main process; a worker dies with its parent."""
+    """A stop signal to the whole group concerns the main process; a worker dies with its parent,
+    and when the thread that sends its batches fails: what that had would be waited for for ever.
+    """
+    Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))  # type: ignore[attr-defined]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
