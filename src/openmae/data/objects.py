@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openmae.data.decode import read_bytes
 from openmae.data.rle import Counts, drawn, filled, is_number
 from openmae.data.source import BytesSource, Sample
-from openmae.data.values import Decoding
+from openmae.data.values import Decoding, Pixels
 from openmae.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -118,6 +118,16 @@ class BoxSource(BytesSource):
         """The file."""
         return read_bytes(self.root / self.pictures[row].path)
 
+    def row_image(self, row: int) -> Pixels:
+        """Decode the file of a row; its size must be that of the annotations."""
+        image, picture = super().row_image(row), self.pictures[row]
+        height, width = image.shape[:2]
+        if (height, width) != (picture.height, picture.width):
+            raise DataError(
+                f"is {width}x{height}, its annotations say {picture.width}x{picture.height}"
+            )
+        return image
+
     def row_line(self, row: int) -> str:
         """Path, size, and a hash of the objects."""
         picture = self.pictures[row]
@@ -131,10 +141,6 @@ class BoxSource(BytesSource):
         sample: dict[str, Any] = dict(super().__getitem__(index))
         picture = self.picture(index)
         height, width = sample["image"].shape[:2]
-        if (height, width) != (picture.height, picture.width):
-            raise DataError(
-                f"is {width}x{height}, its annotations say {picture.width}x{picture.height}"
-            )
         things = [t for t in picture.things if not t.crowd]
         boxes = np.array([t.box for t in things], dtype=np.float32).reshape(-1, 4)
         labels = np.array([t.label for t in things], dtype=np.int64)

@@ -125,8 +125,8 @@ class Detector(nn.Module):
         if self.training:
             self.draw_paths(rows, rand, device)
         maps = self.maps(images)
-        boxes = [b.float() for b in batch["boxes"]]
         found = self.proposals(maps)
+        boxes = [b.to(found[0].dtype) for b in batch["boxes"]]
         noise = self._noise("anchors", (rows, found[0].shape[1]), rand, device)
         terms = self.proposals.losses(found, boxes, noise)
         sizes = [(images.shape[2], images.shape[3])] * rows

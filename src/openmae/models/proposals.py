@@ -55,8 +55,8 @@ class Proposals(nn.Module):
         anchors each level has.
         """
         logits, offsets = self.head(list(maps))
-        many = [v.permute(0, 2, 3, 1).flatten(1).float() for v in logits]
-        four = [v.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float() for v in offsets]
+        many = [precise(v.permute(0, 2, 3, 1).flatten(1)) for v in logits]
+        four = [precise(v.permute(0, 2, 3, 1).flatten(1)).unflatten(1, (-1, 4)) for v in offsets]
         anchors = [
             anchors_of((m.shape[2], m.shape[3]), s, m.device)
             for m, s in zip(maps, self.strides, strict=True)
@@ -113,6 +113,11 @@ class Proposals(nn.Module):
             )  # fmt: skip
             regression.append(error / max(len(at), 1))
         return {"loss_objectness": torch.stack(objectness), "loss_anchors": torch.stack(regression)}
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least single precision: half of it is too coarse for boxes and losses."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def anchors_of(grid: tuple[int, int], stride: float, device: torch.device) -> Tensor:

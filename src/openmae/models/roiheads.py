@@ -19,7 +19,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
-from openmae.models.proposals import STRIDES, assign, sample
+from openmae.models.proposals import STRIDES, assign, precise, sample
 
 NOISE = 2048
 """Random numbers of an image from which its regions are drawn; longer lists go round."""
@@ -98,7 +98,7 @@ class RoIHeads(nn.Module):
         regions, truth, match = [], [], []
         for i, boxes in enumerate(targets["boxes"]):
             with torch.no_grad():
-                every = torch.cat([proposals[i], boxes.to(proposals[i].dtype)])
+                every = torch.cat([proposals[i], boxes])
                 on, which = assign(self.matcher, boxes, every)
                 draws = noise[i][torch.arange(len(every), device=noise.device) % noise.shape[1]]
                 at = sample(on, draws, self.sampled, 0.25)
@@ -121,7 +121,7 @@ class RoIHeads(nn.Module):
 
     def _boxes(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         logits, offsets = self.box_predictor(self.box_head(self.pool(maps, regions, 7)))
-        return logits.float(), offsets.float()
+        return precise(logits), precise(offsets)
 
     def _errors(
         self,
@@ -152,7 +152,7 @@ class RoIHeads(nn.Module):
         logits = self._mask_logits(maps, regions, named)
         side = logits.shape[-1]
         wanted = [
-            roi_align(own[:, None].float(), torch.cat([m[:, None].float(), r], 1), side, 1.0)[:, 0]
+            roi_align(own[:, None].to(r), torch.cat([m[:, None].to(r), r], 1), side, 1.0)[:, 0]
             for own, m, r in zip(masks, match, regions, strict=True)
         ]
         errors = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted), reduction="none")
@@ -163,7 +163,7 @@ class RoIHeads(nn.Module):
     ) -> Tensor:
         assert self.mask_head is not None
         assert self.mask_predictor is not None
-        logits = self.mask_predictor(self.mask_head(self.pool(maps, regions, 14))).float()
+        logits = precise(self.mask_predictor(self.mask_head(self.pool(maps, regions, 14))))
         return logits[torch.arange(len(named), device=named.device), named]
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,13 +95,13 @@ def _record(batch: Mapping[str, Any], i: int, own: Mapping[str, Tensor]) -> str:
     return json.dumps(record)
 
 
-def truth(source: BoxSource) -> dict[str, Any]:
-    """The objects of a source as COCO's own code takes them; images, objects and classes are
-    numbered from 1.
+def truth(source: BoxSource, indices: Iterable[int] | None = None) -> dict[str, Any]:
+    """The objects of a source, or of some of its images, as COCO's own code takes them; images,
+    objects and classes are numbered from 1.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(len(source)):
+    for index in range(len(source)) if indices is None else indices:
         picture = source.picture(index)
         images.append({"id": index + 1, "height": picture.height, "width": picture.width})
         for thing in picture.things:
@@ -163,12 +163,13 @@ def score(
     """(flat scores in [0, 1], rows of a table of the classes): box_AP, box_AP50, box_AP75 and of
     small, medium and large objects, the same of masks. None where there is no such object.
     """
-    known, guessed = truth(source), results(found)
-    counts = source.counts()
+    read = sorted(record["id"] for record in found)  # what cannot be read is left out
+    known, guessed = truth(source, read), results(found)
+    counts = source.subset(read).counts()
     rows: list[dict[str, Any]] = [
         {"class": name, "n": int(n)} for name, n in zip(source.classes, counts, strict=True)
     ]
-    values: dict[str, Any] = {"n": len(source), "objects": int(counts.sum())}
+    values: dict[str, Any] = {"n": len(found), "objects": int(counts.sum())}
     for kind, word in (("box", "bbox"), ("mask", "segm")):
         if kind == "mask" and not masks:
             continue
@@ -189,13 +190,15 @@ def coco_scores(
 
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = COCO()
-        dataset.dataset = known
+        dataset.dataset = known | {"annotations": _copies(known["annotations"])}
         dataset.createIndex()
         labels = {a["category_id"] for a in known["annotations"] if not a["iscrowd"]}
         if not guessed:
             nothing = [0.0 if c["id"] in labels else None for c in known["categories"]]
             return [0.0] * 3 + [None] * 3, [(value, value) for value in nothing]
-        run = COCOeval_faster(dataset, dataset.loadRes(guessed), kind, print_function=_silent)
+        run = COCOeval_faster(
+            dataset, dataset.loadRes(_copies(guessed)), kind, print_function=_silent
+        )
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -205,6 +208,14 @@ def coco_scores(
         for k in range(len(known["categories"]))
     ]
     return [_known(v) for v in run.stats[:6]], classes
+
+
+def _copies(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """COCO's code writes into what it is given."""
+    return [
+        e | {"segmentation": dict(e["segmentation"])} if "segmentation" in e else dict(e)
+        for e in entries
+    ]
 
 
 def _silent(*_: Any, **__: Any) -> None: ...
