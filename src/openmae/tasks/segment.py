@@ -27,6 +27,7 @@ from openmae.data.weights import weigh
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.errors import DataError
 from openmae.methods.segment import Segmenter
 from openmae.models.encoder import method_arguments
 from openmae.tasks.arguments import require_order
@@ -131,10 +132,11 @@ class Segmenting(Kind):
             say("" if number else "Masks", line)
         for line in self._sets.warnings:
             warn(line)
+        bad = [bad for look in self._sets.looks for bad in look.bad]
+        if bad and config.bad_images == "error":
+            raise DataError(f"{bad[0][0]}: {bad[0][1]}. Remove it, or --bad-images skip")
         channels = self.loaded(config).encoder.in_chans
-        found = scan(source.images(), channels, measure=False, fixed=True)
-        found.bad += [bad for look in self._sets.looks for bad in look.bad]
-        return found
+        return scan(source.images(), channels, measure=False, fixed=True)
 
     def resolve(self, config: SegmentConfig, source: Source, found: Scan) -> dict[str, Any]:
         encoder, sets = self.loaded(config).encoder, self._sets
