@@ -46,6 +46,11 @@ def _install(hooks: dict[str, Any]) -> None:
 
 
 def _child(trial: dict[str, Any]) -> None:
+    from openmae.rank import begin
+
+    if trial["argv"]:
+        begin(trial["argv"])  # as the command does: a stop signal may come at any time
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     os.setsid()  # its own group, with its loader processes
     log = os.open(trial["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -102,9 +107,11 @@ def serve() -> None:
             _warm(asked["warm"])
             answer = {}
         else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the child heeds it
             pid = os.fork()
             if pid == 0:
                 _child(asked)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+_CODEC = sys.getfilesystemencoding()
 
 
 class Names(Sequence[str]):
@@ -17,7 +21,7 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        parts = [name.encode("utf-8", "surrogateescape") for name in names]
+        parts = [_encoded(name) for name in names]
         self.block = np.frombuffer(b"".join(parts), dtype=np.uint8)
         self.ends: NDArray[np.int64] = np.cumsum([len(p) for p in parts], dtype=np.int64)
 
@@ -43,20 +47,26 @@ class Names(Sequence[str]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = int(self.ends[index - 1]) if index else 0
-        return (
-            self.block[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
-        )
+        return self.block[start : int(self.ends[index])].tobytes().decode(_CODEC, "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         whole, start = self.block.tobytes(), 0
         for end in self.ends.tolist():
-            yield whole[start:end].decode("utf-8", "surrogateescape")
+            yield whole[start:end].decode(_CODEC, "surrogateescape")
             start = end
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _encoded(name: str) -> bytes:
+    """The bytes of a file's name, which are those on the disk in any locale."""
+    try:
+        return name.encode(_CODEC, "surrogateescape")
+    except UnicodeEncodeError:  # a name from a table, where the locale has fewer letters
+        return name.encode("utf-8", "surrogateescape")
 
 
 def shown(text: object, most: int = 160) -> str:
