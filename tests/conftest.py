@@ -1,4 +1,6 @@
-"""What holds for every test: caches go to a folder of their own and never to the user's."""
+"""What holds for every test: caches go to a folder of their own and never to the user's, and no
+process, shared memory or temporary file is left.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import Leftovers
 from trials import Server, command, server
+
+LEFT = pytest.StashKey[tuple[Leftovers, list[str]]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[LEFT] = (Leftovers(), [])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left, lines = session.config.stash[LEFT]
+    lines += left.found()
+    left.close()
+    if lines:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    _, lines = config.stash[LEFT]
+    if lines:
+        terminalreporter.section("left behind by the tests", red=True)
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(autouse=True, scope="session")
