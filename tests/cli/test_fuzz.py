@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
+import object_files
 import pytest
+from PIL import Image
 
 from openmae.config import TASKS, settings
 from openmae.config.base import extra_of
+from openmae.errors import UsageError
 
 COUNT = 150
 NASTY = (
@@ -74,6 +78,19 @@ GOOD = {
     "array": ("0-3", "x"),
     "report": ("new.txt", "thesis.txt", "mine"),
     "sbatch": ("qos=high", "a b"),
+    "head": ("upernet", "dpt", "linear", "unet"),
+    "head_dim": ("8", "4"),
+    "masks": ("scenes/masks", "photos", "nowhere", "thesis.txt"),
+    "classes": ("a,b", "thesis.txt", "a,a", "nowhere"),
+    "palette": ("thesis.txt", "nowhere"),
+    "ignore_label": ("auto", "0", "255", "65536"),
+    "scale": ("0.5 2", "2 0.5", "1"),
+    "scales": ("1", "0.5 1", "0"),
+    "schedule": ("poly", "cosine", "step"),
+    "jitter": ("0.1 2", "2 1", "1"),
+    "global_blocks": ("0", "0 1", "9"),
+    "part": ("val", "train", "test"),
+    "short_side": ("32", "7"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
@@ -92,7 +109,7 @@ WRITTEN = (
     "mine",
     "folder",
 )
-SLOW = ("pretrain", "finetune", "export", "benchmark", "doctor")
+SLOW = ("pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor")
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 
@@ -100,10 +117,15 @@ def value(task: str, name: str, rng: random.Random) -> list[str]:
     pool = GOOD.get(name, ("1", "2", "0.5"))
     if task != "pretrain" and name in ("model", "file"):
         pool = READ
-    if task in ("embed", "reconstruct", "predict", "convert", "export") and name == "out":
+    if (
+        task.split()[-1] in ("embed", "reconstruct", "predict", "convert", "export")
+        and name == "out"
+    ):
         pool = WRITTEN
     if name == "data":
         pool = ("photos", "digits", "nowhere", "thesis.txt", "mine", "photos/a")
+        pool = (*pool, "scenes", "scenes") if task.startswith("segment") else pool
+        pool = (*pool, *["objects"] * 4) if task.startswith("detect") else pool
     word = rng.choice(pool if rng.random() < 0.8 else NASTY)
     if name in HUGE_IS_SLOW and len(word) > 8:
         word = "-5"
@@ -118,7 +140,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
     required = [n for n in fields if model.model_fields[n].is_required() and n not in places]
     others = [n for n in fields if n not in places and n not in required]
     chosen = required + rng.sample(others, min(len(others), rng.choice((0, 1, 2, 3, 5, 8))))
-    if task in ("pretrain", "finetune"):
+    if task in ("pretrain", "finetune", "detect", "segment"):
         chosen += [n for n in ("recipe", "allow_change") if rng.random() < 0.2]
     for name in chosen:
         flag = "--" + name.replace("_", "-")
@@ -150,19 +172,33 @@ def world(tiny_run: Path, tmp_path_factory) -> Path:
     (root / "photos").symlink_to(tiny_run.parent / "photos")
     (root / "run").symlink_to(tiny_run)
     (root / "thesis.txt").write_text("years: of work")
+    object_files.coco(root / "objects")
     (root / "mine").mkdir()
     (root / "mine/thesis.docx").write_text("years of work")
     (root / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
     (root / "labels.csv").write_text("path,label\na/0.png,x\na/1.png,y\n")
+    for folder in ("images", "masks"):
+        (root / "scenes" / folder).mkdir(parents=True)
+        for i in range(8):
+            shown = np.random.default_rng(i).integers(0, 2, (40, 44), dtype=np.uint8)
+            Image.fromarray(shown).save(root / "scenes" / folder / f"{i}.png")
     (root / "damaged").mkdir()
     (root / "damaged/encoder.safetensors").write_bytes(b"\0" * 100)
     return root
+
+
+def no_ranks(*_: object) -> None:
+    """Random words must never start processes: a thousand ranks take the machine with them."""
+    raise UsageError("ranks are not started here")
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_any_options_get_an_answer(task, world, cli, monkeypatch):
     monkeypatch.chdir(world)
+    # where the number of GPUs is unknown, 64 ranks would start before one finds that there is none
+    monkeypatch.setattr("openmae.launch.plan.count_gpus", lambda: 0)
+    monkeypatch.setattr("openmae.cli.launch", no_ranks)
     wrong: list[str] = []
     codes = set()
     for number in range(COUNT):

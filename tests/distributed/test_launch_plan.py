@@ -46,6 +46,8 @@ def test_one_process_unless_more_are_asked_for() -> None:
         (2, "cuda", 0, "there are 0 GPUs. Use --device cpu"),
         (2, "cuda:1", 8, "is one device. Use --device cuda, or cpu"),
         (2, "mps", None, "is one device"),
+        (1000, "gpu", None, "--device gpu is no device for ranks. Use --device cuda, or cpu"),
+        (1000, "cuda", None, "GPUs cannot be counted here, and at most 16 ranks"),
     ],
 )
 def test_what_this_machine_has_not(

@@ -13,6 +13,7 @@ from openmae.launch.attempt import cores
 from openmae.rank import started
 
 _MOST_ON_CPU = 8  # ranks, also where there are fewer cores
+_MOST_UNCOUNTED = 16  # GPUs of one machine where nothing here can count them
 
 
 def ranks_to_start(config: Any, spell: Callable[[str], str]) -> int:
@@ -39,9 +40,10 @@ def ranks_to_start(config: Any, spell: Callable[[str], str]) -> int:
 
 def _require(asked: int, device: str, spell: Callable[[str], str]) -> None:
     where = f"{spell('gpus')} {asked}"
-    if device == "mps" or ":" in device:
+    if device not in ("auto", "cpu", "cuda"):
+        what = "is one device" if device == "mps" or ":" in device else "is no device for ranks"
         raise UsageError(
-            f"{where}: {spell('device')} {device} is one device. Use {spell('device')} cuda, or cpu"
+            f"{where}: {spell('device')} {device} {what}. Use {spell('device')} cuda, or cpu"
         )
     gpus = None if device == "cpu" else count_gpus()
     on_cpu = device == "cpu" or (device == "auto" and not gpus)
@@ -49,6 +51,11 @@ def _require(asked: int, device: str, spell: Callable[[str], str]) -> None:
         raise UsageError(
             f"{where}: at most {most} ranks on this machine's CPU. Use fewer, or"
             f" {spell('gpus')} 1 for one process"
+        )
+    if not on_cpu and gpus is None and asked > _MOST_UNCOUNTED:
+        raise UsageError(
+            f"{where}: GPUs cannot be counted here, and at most {_MOST_UNCOUNTED} ranks are started"
+            f" then. Use fewer, or {spell('device')} cpu"
         )
     if not on_cpu and gpus is not None and asked > gpus:
         there = "there is 1 GPU" if gpus == 1 else f"there are {gpus} GPUs"
