@@ -165,6 +165,10 @@ def test_images_and_masks_side_by_side(tmp_path):
         (("train/images", "test/images"), ("train/masks", "test/masks")),
         (("train", "test"), ("trainannot", "testannot")),
         (("train", "val"), ("train_labels", "val_labels")),
+        (
+            ("images/train2017", "images/val2017"),
+            ("stuffthingmaps/train2017", "stuffthingmaps/val2017"),
+        ),
     ],
 )
 def test_parts_as_folders(tmp_path, images, masks):
@@ -174,6 +178,18 @@ def test_parts_as_folders(tmp_path, images, masks):
     assert test is not None
     assert (train.files, train.of) == (["x0.jpg"], [["x0.png"]])
     assert (test.files, test.masks) == (["x1.jpg"], tmp_path / masks[1])
+
+
+def test_cityscapes(tmp_path):
+    for part in ("train", "val"):
+        pairs_of(tmp_path, "a_0", images=f"leftImg8bit/{part}/a", masks=f"gtFine/{part}/a")
+        image, mask = (tmp_path / folder / part / "a" for folder in ("leftImg8bit", "gtFine"))
+        (image / "a_0.jpg").rename(image / "a_0_leftImg8bit.jpg")
+        (mask / "a_0.png").rename(mask / "a_0_gtFine_labelTrainIds.png")
+        save(mask / "a_0_gtFine_color.png")
+    train, _ = find_pairs(str(tmp_path))
+    assert train.of == [["a/a_0_gtFine_labelTrainIds.png"]]
+    assert "1 masks have no image" in train.notices[0]
 
 
 def test_ade20k(tmp_path):

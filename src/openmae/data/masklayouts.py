@@ -14,9 +14,14 @@ from openmae.data.walk import walk
 from openmae.errors import DataError
 
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "leftImg8bit")
-MASKS = ("masks", "mask", "annotations", "labels", "label", "annot", "gt", "SegmentationClass")
-TRAIN, TEST = ("train", "training"), ("val", "validation", "valid", "test", "testing")
+MASKS = (
+    "masks", "mask", "annotations", "labels", "label", "annot", "gt", "gtFine", "stuffthingmaps",
+    "SegmentationClass",
+)  # fmt: skip
+TRAIN = ("train", "training", "train2017")
+TEST = ("val", "validation", "valid", "val2017", "test", "testing")
 _ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_L", "_gt", "_seg", "_segmentation")
+_CITYSCAPES = ("_leftImg8bit", "_gtFine_labelTrainIds")  # endings of its images and masks
 _ADE_NAMES = "objectInfo150.txt"
 ADE, PAIRS, INSTANCES = "ade20k", "pairs", "instances"
 
@@ -139,7 +144,9 @@ def _matched(images: Path, masks: Path) -> Pairs:
 
 
 def _mask_of(stem: str, found: dict[str, str]) -> str | None:
-    return next((found[f"{stem}{e}"] for e in _ENDINGS if f"{stem}{e}" in found), None)
+    names = [f"{stem}{ending}" for ending in _ENDINGS]
+    names.append(stem.removesuffix(_CITYSCAPES[0]) + _CITYSCAPES[1])
+    return next((found[name] for name in names if name in found), None)
 
 
 def _as_ade(root: Path, pairs: Pairs) -> Pairs:
