@@ -22,7 +22,6 @@ from openmae.data.objects import BoxSource
 from openmae.data.openobjects import open_object_split
 from openmae.data.rle import require_dense
 from openmae.data.sources import Source, short_name
-from openmae.data.values import Decoding
 from openmae.data.weights import weigh
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
@@ -178,9 +177,6 @@ class Detection(Kind):
             "value_range": encoder.value_range,
             "bands": list(encoder.bands),
         }
-
-    def decoding(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Decoding | None:
-        return None
 
     def recheck(self, config: DetectConfig, resolved: Mapping[str, Any], source: Source) -> None:
         scan(source, resolved["in_chans"], measure=False, fixed=True)
