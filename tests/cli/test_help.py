@@ -58,6 +58,12 @@ def test_help_names_every_command_with_a_line(cli):
     said = cli("--help")
     assert said.code == 0
     for name, (_, line) in TASKS.items():
+        family, _, word = name.rpartition(" ")
+        if family in TASKS:  # a command by itself: its own help names those below it
+            below = cli(family, "--help").out
+            assert word in below
+            assert line.split()[0] in below
+            continue
         assert name in said.out
         assert line.split()[0] in said.out
 
