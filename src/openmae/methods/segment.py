@@ -94,7 +94,7 @@ class Segmenter(nn.Module):
         self.head = HEADS[head](vit.embed_dim, len(self.classes), head_dim)
         self.extra = None
         if auxiliary > 0 and head == "upernet":
-            self.extra = FCN(vit.embed_dim, len(self.classes), max(1, head_dim // 2))
+            self.extra = FCN(vit.embed_dim, len(self.classes), min(256, head_dim // 2))
         self.initialise_head()
         self._freeze()
 
