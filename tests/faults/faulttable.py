@@ -112,6 +112,7 @@ ROWS = (
          " checkpoint, and end with the bits of an unbroken run",
          f"{RANKS}::test_a_rank_that_is_killed_ends_the_other_at_once",
          f"{AGAIN}::test_a_killed_rank_starts_all_again",
+         "faults/test_store_prefix.py::test_ranks_that_come_again_see_their_own_keys_only",
          "distributed/test_ranks_killed.py::test_killed_ranks_go_on_to_the_same_weights",
          "distributed/test_ranks_killed.py::test_one_hundred_random_kills",
          f"{REAL}::test_torchrun_restarts_a_killed_rank"),
@@ -235,7 +236,8 @@ def page() -> str:
         "# Faults",
         "",
         "What may happen to a run, what is then expected, and the tests of it (below `tests/`;"
-        " *slow* ones are run by `make test-slow`). Written by `python tests/faults/faulttable.py`.",
+        " *slow* ones are run by `make test-slow`). Written by"
+        " `python tests/faults/faulttable.py`.",
         "",
         "| | fault | expected | tests |",
         "|---|---|---|---|",

@@ -9,7 +9,6 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-
 _CODEC = sys.getfilesystemencoding()
 
 
