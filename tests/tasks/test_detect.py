@@ -197,3 +197,15 @@ def test_deep_images_of_many_bands(run, make_images, sized, tmp_path):
     assert results(tmp_path / "run")["n_train"] + results(tmp_path / "run")["n"] == 6
     assert tifffile.imread(folder / "00.tif").shape[2] == 5
     assert np.asarray(Image.open(next((tmp_path / "run/pictures").glob("0*.png")))).shape[2] == 3
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(trained, data, detector, tmp_path):
+    """The same boxes sampled, the same weights up to the order of sums."""
+    words = ["detect", str(trained), str(data), "--out", str(tmp_path / "run"), *FAST]
+    assert main([*words, "--gpus", "2", "--device", "cpu"]) == 0
+    first, second = tensors(detector), tensors(tmp_path / "run")
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+    found = results(tmp_path / "run")
+    assert found["box_AP"] == pytest.approx(results(detector)["box_AP"], abs=0.02)
