@@ -219,3 +219,13 @@ def test_python_call(made, data, tmp_path):
     found = openmae.segment_evaluate(made, data, out=tmp_path / "e", dry_run=True)
     assert found == {"dry_run": True}
     assert not (tmp_path / "e").exists()
+
+
+def test_inspected_converted_and_used_as_an_encoder(made, data, run, tmp_path):
+    said = run("inspect", made)
+    assert "2 classes by dpt" in said
+    assert "openmae segment predict" in said
+    said = run("convert", made, "--to", "openmae", "-o", tmp_path / "e.safetensors")
+    assert "the encoder alone is written" in said
+    run("embed", tmp_path / "e.safetensors", data / "images", "-o", tmp_path / "x.npz")
+    run("export", made, "-o", tmp_path / "x.pt2", "--dry-run")

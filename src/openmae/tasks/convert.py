@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmae.config.base import Options
 from openmae.config.convert import ConvertConfig
@@ -22,6 +22,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.models.encoder import Encoder
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
 from openmae.weights.card import write_card
@@ -47,6 +48,7 @@ def run(config: ConvertConfig, options: Options) -> Results:
         warn(notice)
     say("Model", loaded.what)
     model, form = whole(loaded.model), FORMATS[config.to]
+    tell_what_is_lost(loaded.model, model)
     form.require(model)
     if options.dry_run:
         return dry()
@@ -76,6 +78,12 @@ def run(config: ConvertConfig, options: Options) -> Results:
     return Results(
         {"max_difference": max(differences.values()), **values, "to": config.to}, out.parent
     )
+
+
+def tell_what_is_lost(before: nn.Module, model: nn.Module) -> None:
+    """Say so where the head of a detector or segmenter is not written."""
+    if not isinstance(before, type(model)) and not isinstance(before, Encoder):
+        warn("its head for dense predictions has no form there: the encoder alone is written")
 
 
 def _require_free(out: Path, config: ConvertConfig) -> None:

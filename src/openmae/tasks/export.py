@@ -21,6 +21,7 @@ from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.models.encoder import Encoder
+from openmae.tasks.convert import tell_what_is_lost
 from openmae.tasks.reading import dry
 from openmae.weights import load_any
 from openmae.weights.encoderfile import formula, what_it_reads
@@ -65,6 +66,7 @@ def run(config: ExportConfig, options: Options) -> Results:
         warn(notice)
     say("Model", loaded.what)
     model = whole(loaded.model)
+    tell_what_is_lost(loaded.model, model)
     output = _require_output(config, model, onnx)
     if options.dry_run:
         return dry()

@@ -10,6 +10,7 @@ from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.methods.segment import Segmenter
 from openmae.models.encoder import Encoder
 from openmae.weights import Loaded, load_any
 from openmae.weights.container import printable
@@ -26,6 +27,11 @@ _COMMANDS = {
         "openmae embed {0} IMAGES -o features.npz",
         "openmae finetune {0} LABELLED_FOLDER",
         "openmae pretrain IMAGES --init {0}",
+    ),
+    "segmenter": (
+        "openmae segment predict {0} IMAGES -o masks",
+        "openmae segment evaluate {0} DATA",
+        "openmae convert {0} --to timm -o FOLDER",
     ),
     "classifier": (
         "openmae predict {0} IMAGES -o predictions.csv",
@@ -97,6 +103,9 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         }
     if isinstance(model, Classifier):
         facts |= {"what": "classifier", "classes": len(model.classes), "pool": model.pool}
+    if isinstance(model, Segmenter):
+        facts |= {"what": "segmenter", "classes": len(model.classes)}
+        facts["head"] = model.arguments["head"]
     assert isinstance(encoder, Encoder)
     return facts
 
@@ -105,7 +114,8 @@ def _sentence(loaded: Loaded, facts: dict[str, Any]) -> str:
     height, width = facts["image_size"]
     patch = "x".join(map(str, facts["patch_size"]))
     size = f"{facts['depth']}x{facts['embed_dim']}, {facts['heads']} heads"
-    head = f", {facts['classes']} classes by {facts['pool']} pool" if "classes" in facts else ""
+    by = f"{facts['pool']} pool" if "pool" in facts else facts.get("head", "")
+    head = f", {facts['classes']} classes by {by}" if "classes" in facts else ""
     return (
         f"{facts['model']} ({size}), {height}x{width} px, patch {patch}, {facts['channels']}"
         f" channels, {facts['parameters'] / 1e6:.1f} M parameters{head}"
