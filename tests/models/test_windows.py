@@ -69,6 +69,15 @@ def test_a_class_token_takes_no_part():
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-12, rtol=0)
 
 
+def test_features_are_those_of_the_plain_encoder():
+    """Class token and all: what embeds or scores with the encoder of a detector."""
+    model = encoder()
+    expected = model(images())
+    install(model.vit, 2)
+    torch.testing.assert_close(model(images()), expected, atol=1e-13, rtol=0)
+    torch.testing.assert_close(model.tokens(images(), 4), expected, atol=1e-13, rtol=0)
+
+
 def windowed_by_hand(block: Block, x: Tensor, side: int) -> Tensor:
     """Attention of every window by itself, the last ones filled up with zeros after the norm."""
     _, height, width, _ = x.shape

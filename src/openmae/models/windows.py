@@ -37,7 +37,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, tables: Tables | None = None) -> Tensor:
         """Every position attends to all of its map."""
         h, w = x.shape[1:3]
-        packed = self.qkv(x).reshape(len(x), h * w, 3, self.num_heads, self.head_dim)
+        packed = self.qkv(x).reshape(x.shape[0], h * w, 3, self.num_heads, self.head_dim)
         q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if tables is None:
@@ -45,7 +45,7 @@ class WindowAttention(nn.Module):
         else:
             bias = relative_bias(q, (h, w), *tables)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        out = self.norm(out.transpose(1, 2).reshape(len(x), h, w, -1))
+        out = self.norm(out.transpose(1, 2).reshape(x.shape[0], h, w, -1))
         return self.proj(out)
 
 
@@ -74,7 +74,12 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor, tables: Tables | None = None) -> Tensor:
         """A map (B, H, W, D) -> the same. Windows that do not fit are padded with zeros after the
         norm, as published, and those zeros take part.
+
+        Tokens (B, N, D) all attend to one another, as in the block that this was: so the encoder of
+        a detector can be asked for features as any other.
         """
+        if x.ndim == 3:
+            return self._rest(x, self.attn(self.norm1(x)[:, None])[:, 0])
         grid = (x.shape[1], x.shape[2])
         area = self.area(grid)
         mixed = self.norm1(x)
@@ -83,6 +88,9 @@ class WindowBlock(nn.Module):
         else:
             windows, padded = partition(mixed, area)
             mixed = unpartition(self.attn(windows, tables), area, padded, grid)
+        return self._rest(x, mixed)
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.drop_path1(self.ls1(mixed))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 

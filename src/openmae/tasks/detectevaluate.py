@@ -85,7 +85,8 @@ def open_detector(config: DetectEvaluateConfig | DetectPredictConfig) -> tuple[D
         )
     height, width = model.encoder.image_size
     what = "boxes and masks" if model.masks else "boxes"
-    say("Model", f"{loaded.what}; {height}x{width} px, {len(model.classes)} classes, {what}")
+    several = "1 class" if len(model.classes) == 1 else f"{len(model.classes)} classes"
+    say("Model", f"{loaded.what}; {height}x{width} px, {several}, {what}")
     return model.to(device), loaded
 
 

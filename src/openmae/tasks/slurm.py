@@ -15,8 +15,11 @@ from openmae.engine.textfile import write_text
 from openmae.errors import StorageError, UsageError
 from openmae.tasks.slurmscript import MARK, script
 
-TRAINS = ("pretrain", "finetune")
-SPREADS = (*TRAINS, "probe", "knn", "embed", "evaluate", "predict")
+TRAINS = ("pretrain", "finetune", "detect", "segment")
+SPREADS = (
+    *(*TRAINS, "probe", "knn", "embed", "evaluate", "predict"),
+    *("detect evaluate", "detect predict", "segment evaluate", "segment predict"),
+)
 """What can use several ranks."""
 
 
