@@ -171,6 +171,18 @@ def test_detections_lie_in_the_image_and_come_best_first():
         assert set(own["labels"].tolist()) <= {0, 1, 2}
 
 
+def test_half_precision_is_near():
+    model = small().float()
+    given = batch() | {"image": batch()["image"].float()}
+    exact = model(given, rand())
+    with torch.autocast("cpu", torch.bfloat16):
+        near = model(given, rand())
+    assert near["loss"].dtype == torch.float32
+    torch.testing.assert_close(near["loss"], exact["loss"], rtol=0.05, atol=0.02)
+    near["loss"].backward()
+    assert all(torch.isfinite(g).all() for g in gradients(model).values())
+
+
 def test_it_learns_one_image():
     model = small().float()
     given = part(batch(), 0, 1) | {"image": batch()["image"][:1].float()}

@@ -190,7 +190,9 @@ def with_masks(objects: Objects, wanted: bool | None) -> bool:
     things = [t for p in objects.pictures for t in p.things if not t.crowd]
     have = sum(t.has_mask for t in things)
     if wanted and not have:
-        raise DataError(f"{objects.root} has boxes and no masks. Drop --masks")
+        raise DataError(
+            f"{objects.root} has boxes and no masks. Drop --masks, or --no-masks for all"
+        )
     masks = (2 * have > len(things)) if wanted is None else wanted
     if masks and have < len(things):
         for picture in objects.pictures:

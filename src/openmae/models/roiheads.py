@@ -79,7 +79,8 @@ class RoIHeads(nn.Module):
         for i in range(4):
             at = torch.where(level == i)[0]
             scale = 1 / (STRIDES[i] * self.patch)
-            own = roi_align(maps[i], rois[at].to(maps[i].dtype), side, scale, 0, aligned=True)
+            values = precise(maps[i])  # and with it the boxes
+            own = roi_align(values, rois[at].to(values.dtype), side, scale, 0, aligned=True)
             out = out.index_copy(0, at, own.to(out.dtype))
         return out
 
