@@ -8,8 +8,8 @@ import time
 import pytest
 from torch.distributed import HashStore
 
-from openmae.engine.distributed import World
-from openmae.engine.watchdog import PHASES, Watchdog, Whereabouts, verdict
+from openmae.engine.distributed import Whereabouts, World
+from openmae.engine.watchdog import PHASES, Watchdog, verdict
 
 
 def told(step: int, phase: str, still: float) -> dict[str, object]:
@@ -67,22 +67,24 @@ def test_every_phase_has_words():
         assert "3" in found[0]
 
 
-def pair(limit: float) -> tuple[list[Whereabouts], list[Watchdog], list[tuple[int, str, bool]]]:
+def pack(
+    size: int, limit: float
+) -> tuple[list[Whereabouts], list[Watchdog], list[tuple[int, str, bool]]]:
     store, said = HashStore(), []
-    places = [Whereabouts(), Whereabouts()]
+    places = [Whereabouts() for _ in range(size)]
     dogs = []
-    for rank in range(2):
-        world = World(rank, 2, rank, 2, None, store)
+    for rank in range(size):
+        world = World(rank, size, rank, size, None, store, places[rank])
 
         def found(text, speaks, rank=rank):
             said.append((rank, text, speaks))
 
-        dogs.append(Watchdog(world, places[rank], limit, found))
+        dogs.append(Watchdog(world, limit, found))
     return places, dogs, said
 
 
 def test_two_threads_find_the_rank_that_stands_still():
-    places, dogs, said = pair(1.0)
+    places, dogs, said = pack(2, 1.0)
     places[0].at("vote", 4)
     places[1].at("data", 4)
     with dogs[0], dogs[1]:
@@ -96,8 +98,30 @@ def test_two_threads_find_the_rank_that_stands_still():
     assert text.endswith("reading the images of step 4; rank 0 waits in the vote before step 4")
 
 
+def test_ranks_that_wait_for_a_long_measurement_are_left_alone():
+    places, dogs, said = pack(4, 0.5)
+    places[0].at("measure", 4)
+    for place in places[1:]:
+        place.at("vote", 4)
+    with dogs[0], dogs[1], dogs[2], dogs[3]:
+        time.sleep(7)  # all ask at once, and some again while others still ask
+        alive = [dog.is_alive() for dog in dogs]
+    assert said == []
+    assert alive == [True] * 4
+
+
+def test_a_rank_that_ended_is_not_waited_for():
+    places, dogs, said = pack(2, 0.5)
+    for place in places:
+        place.at("end", 24)
+    with dogs[0], dogs[1]:
+        time.sleep(1.5)
+        assert not any(dog.is_alive() for dog in dogs)
+    assert said == []
+
+
 def test_a_run_that_goes_on_is_left_alone():
-    places, dogs, said = pair(1.0)
+    places, dogs, said = pack(2, 1.0)
     with dogs[0], dogs[1]:
         for step in range(20):
             for place in places:
@@ -109,5 +133,5 @@ def test_a_run_that_goes_on_is_left_alone():
 
 def test_a_run_of_one_process_has_no_thread():
     before = threading.active_count()
-    with Watchdog(World(), Whereabouts(), 1.0, lambda *_: None):
+    with Watchdog(World(), 1.0, lambda *_: None):
         assert threading.active_count() == before

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +44,18 @@ _LOST = (
 )
 
 
+class Whereabouts:
+    """Where a rank is in its run, noted for the watchdog: two assignments."""
+
+    def __init__(self) -> None:
+        self.place: tuple[int, str] = (0, "start")
+        self.since = time.monotonic()
+
+    def at(self, phase: str, step: int) -> None:
+        """Note a phase of `watchdog.PHASES`, before it begins."""
+        self.place, self.since = (step, phase), time.monotonic()
+
+
 @dataclass(frozen=True)
 class World:
     """Rank `rank` of `size`; the first one (`main`) writes the run folder and speaks to the user.
@@ -55,6 +70,7 @@ class World:
     local_size: int = 1
     control: Any = None
     store: Any = None
+    place: Whereabouts = field(default_factory=Whereabouts)
 
     @property
     def main(self) -> bool:
@@ -115,10 +131,9 @@ def asked() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def attempt() -> int:
-    """How often the ranks were started before."""
-    names = ("OPENMAE_ATTEMPT", "TORCHELASTIC_RESTART_COUNT")
-    return int(next((os.environ[name] for name in names if os.environ.get(name)), "0"))
+def own_device(name: str) -> str:
+    """A device as each of several ranks takes it: cuda without a number."""
+    return name.split(":")[0] if asked() else name
 
 
 @contextmanager
@@ -140,15 +155,21 @@ def joined(device_name: str) -> Iterator[World]:
     try:
         yield world
     except (RuntimeError, ConnectionError) as error:
+        _leave(on_gpu)
         if not lost_peer(error):
             raise
         raise LostPeerError(f"rank {world.rank} lost another rank: {_line(error)}") from error
     except OpenMAEError as error:
-        if not isinstance(error, LostPeerError | PeerError) and _said(world, error):
+        said = not isinstance(error, LostPeerError | PeerError) and _said(world, error)
+        _leave(on_gpu)
+        if said:
             raise PeerError(error.exit_code, str(error)) from error
         raise
-    finally:
-        _leave()
+    except BaseException:
+        _leave(on_gpu)
+        raise
+    else:
+        _leave(waits=False)
 
 
 def _said(world: World, error: OpenMAEError) -> bool:
@@ -186,22 +207,64 @@ def _join(on_gpu: bool) -> World:
 
 
 def _store(rank: int, size: int) -> Any:
-    """A store with the attempt in its keys: restarted ranks must not read the addresses of dead
-    ones, which torchrun's own store still holds (pytorch#135957).
+    """The store of the ranks that are there now.
+
+    A store outlives ranks that are started again (torchrun's own does), and must not give them the
+    addresses of dead ones (pytorch#135957). So each meeting has a room of its own in it.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = dist.TCPStore(host, port, size, rank == 0 and not agents, timeout=_JOINING)
-        return dist.PrefixStore(f"attempt_{attempt()}", store)
-    except (RuntimeError, ConnectionError, TimeoutError) as error:
+        first = rank == 0 and not agents
+        listen = _loopback(port) if first and host == "127.0.0.1" else None
+        store = dist.TCPStore(host, port, size, first, _JOINING, master_listen_fd=listen)
+        return dist.PrefixStore(f"room_{_room(store, rank, size)}", store)
+    except (RuntimeError, OSError) as error:
         raise LostPeerError(f"rank {rank} found no rank 0 at {host}:{port}: {_line(error)}") from (
             error
         )
 
 
-def _leave() -> None:
-    if dist.is_initialized():
+def _loopback(port: int) -> int:
+    """A listening socket that this machine alone can reach; torch's own would listen to all."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(1024)
+        return listening.detach()
+
+
+def _room(store: Any, rank: int, size: int) -> str:
+    """A name that rank 0 makes up and gives to every rank that knocks, until all are in.
+
+    Numbers of attempts would not do: machines that restart at different times count differently.
+    What a dead rank left at the door gets an answer that nobody reads.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"knock/{rank}", mine)
+        room = str(store.get(f"room/{mine}").decode())  # waits for it
+        store.set(f"here/{room}/{rank}", "")
+        return room
+    others, answered, end = range(1, size), set[str](), time.monotonic() + _JOINING.total_seconds()
+    while not store.check([f"here/{mine}/{other}" for other in others]):
+        if time.monotonic() > end:
+            raise RuntimeError("not all ranks came")
+        for other in others:
+            if store.check([f"knock/{other}"]):
+                knocked = store.get(f"knock/{other}").decode()
+                if knocked not in answered:
+                    answered.add(knocked)
+                    store.set(f"room/{knocked}", mine)
+        time.sleep(0.02)
+    return mine
+
+
+def _leave(waits: bool) -> None:
+    """Close the connections. After an error those of NCCL would wait for the other ranks to do the
+    same, and are left to the end of the process.
+    """
+    if dist.is_initialized() and not waits:
         dist.destroy_process_group()
 
 

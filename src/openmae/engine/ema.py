@@ -4,6 +4,9 @@ saved.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +50,17 @@ class EMA:
             kept = live.clone()
             live.copy_(self._average[name])
             self._average[name].copy_(kept)
+
+
+@contextmanager
+def averaged(ema: EMA | None) -> Iterator[None]:
+    """Averaged weights in the place of the live ones, where there are some; whatever happens, they
+    are put back: what is saved after an error must not be exchanged.
+    """
+    if ema is not None:
+        ema.swap()
+    try:
+        yield
+    finally:
+        if ema is not None:
+            ema.swap()

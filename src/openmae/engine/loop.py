@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,6 @@ from openmae.engine.saving import Saver
 from openmae.engine.sharding import clip, total_norm
 from openmae.engine.signals import StopRequest
 from openmae.engine.slow import DATA, Wait, Watch
-from openmae.engine.watchdog import Whereabouts
 from openmae.errors import DataError, LostPeerError, MemoryLimitError, OpenMAEError, StorageError
 from openmae.randomness import Rand, torch_seed
 
@@ -73,7 +73,6 @@ class Plan:
     """(step, micro-batch that was too much for the memory) -> a smaller one; None ends the run."""
     advice: str = ""  # where the loader is the limit
     world: World = field(default_factory=World)
-    place: Whereabouts = field(default_factory=Whereabouts)  # noted for the watchdog
 
 
 def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
@@ -198,10 +197,11 @@ def _steps(
 ) -> str | None:
     """The loop itself; returns the reason of a stop."""
     trouble: OpenMAEError | None = None
+    place, phase = plan.world.place, "first"  # of this process: it may compile
     while True:
         done, batch, reason = state.step >= plan.total, None, stop.reason()
         if not done and trouble is None and reason is None:
-            plan.place.at("data", state.step)
+            place.at("data", state.step)
             waited = time.perf_counter()
             try:
                 with waiting:
@@ -209,20 +209,17 @@ def _steps(
             except (DataError, StorageError, MemoryLimitError) as error:
                 trouble = error
             monitor.waited += time.perf_counter() - waited
-        plan.place.at("vote", state.step)
+        place.at("vote", state.step)
         reason = agree(plan.world, reason or stop.reason(), trouble, done)
         if reason is not None or done:
             return reason
         assert batch is not None
         at = state.step
-        plan.place.at("step", at)
+        place.at(phase, at)
+        phase = "step"
         values, plan = affordable_step(training_step, state, batch, plan)
-        try:
-            monitor.add(at, batch, values)
-            saver.check()
-            _after_step(state, plan, monitor, saver, evaluate, evaluate_at)
-        except (DataError, StorageError) as error:  # told to the other ranks before the next step
-            trouble = error
+        monitor.add(at, batch, values)
+        trouble = _after_step(state, plan, monitor, saver, evaluate, evaluate_at)
 
 
 def _after_step(
@@ -232,23 +229,37 @@ def _after_step(
     saver: Saver,
     evaluate: Callable[[State], Mapping[str, Any]] | None,
     evaluate_at: frozenset[int],
-) -> None:
-    """Log, measure and save where it is time to."""
-    done = state.step == plan.total
+) -> OpenMAEError | None:
+    """Log, measure and save where it is time to; returns an error of this rank, which it tells to
+    the others before the next step. Until then it does with them what they do.
+    """
+    done, errors = state.step == plan.total, list[OpenMAEError]()
+    with _kept(errors):
+        saver.check()
     if state.step % plan.log_every == 0 or done:
         monitor.read(state.step)
     if evaluate is not None and state.step in evaluate_at:
         monitor.read(state.step)
-        plan.place.at("measure", state.step)
-        with uncompiled(state.method):
+        plan.world.place.at("measure", state.step)
+        with _kept(errors), uncompiled(state.method):
             measured = evaluate(state)
-        if measured:
-            monitor.log({"step": state.step, **measured})
+            if measured:
+                monitor.log({"step": state.step, **measured})
         monitor.restart()
     if state.step % plan.save_every == 0 and not done:  # after the evaluation: none is lost
         monitor.read(state.step)
         if not monitor.anomalies.in_row:  # weights that did not change since the last good step
-            saver.save(state)
+            with _kept(errors):
+                saver.save(state)
+    return errors[0] if errors else None
+
+
+@contextmanager
+def _kept(errors: list[OpenMAEError]) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, StorageError, MemoryLimitError) as error:
+        errors.append(error)
 
 
 def _file(batches: Iterator[Batch], step: int) -> str:

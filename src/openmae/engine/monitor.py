@@ -46,6 +46,7 @@ class Monitor:
         self._seen = 0
         self._bad: dict[str, str] = {}
         self._bad_seen = 0
+        self._unread: list[list[str]] = []
         # (waited, seconds) of the windows in a row that waited; None once it was said
         self._slow: list[tuple[float, float]] | None = []
 
@@ -57,13 +58,20 @@ class Monitor:
         """Remember a step; nothing is read from the device."""
         told = {"path": batch.get("path", []), "id": batch.get("id", [])}
         self._window.append((step, told, values))
-        self._seen += len(batch["image"])
-        for path, reason in batch.get("bad", ()):
-            self._bad_image(path, reason)
+        self._unread += [list(told) for told in batch.get("bad", ())]
 
-    def _bad_image(self, path: str, reason: str) -> None:
-        self._bad_seen += 1
-        if path not in self._bad:
+    def _bad_images(self, images: int) -> None:
+        """Count and name what could not be read since the last time, on any rank.
+
+        Raises:
+            DataError: on every rank, when it is too large a share.
+        """
+        told, self._unread = self.plan.world.gather(self._unread), []
+        self._seen += images
+        for path, reason in (one for rank in told for one in rank):
+            self._bad_seen += 1
+            if path in self._bad:
+                continue
             self._bad[path] = reason
             self.run.append("bad_files.jsonl", {"path": path, "reason": reason})
             if len(self._bad) == 1:
@@ -88,6 +96,7 @@ class Monitor:
         rows: list[list[float]] = read.tolist()
         elapsed = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         images = len(rows) * self.plan.global_batch
+        self._bad_images(images)
         finite = [r for r in rows if not r[2]]
         count = max(len(finite), 1)
         row = {

@@ -74,6 +74,8 @@ def parallelize(
     size, which is slower, takes over the first size as well, and would let a run that goes on
     differ in bits from one that was never stopped.
     """
+    layout = layout or Layout()
+    sharded = world is not None and world.size > 1 and layout.name in ("fsdp", "hsdp")
     if compile_blocks:
         blocks = method.blocks()  # type: ignore[operator]
         # Blocks share their code, and may differ in mode or drop path: each may need its own graph,
@@ -81,8 +83,10 @@ def parallelize(
         limit, sizes = torch._dynamo.config.recompile_limit, 1 + len(getattr(method, "sizes", ()))
         torch._dynamo.config.recompile_limit = max(limit, 8 + 2 * len(blocks) * sizes)
         for block in blocks:
-            block.compile(fullgraph=True, dynamic=False)
-    layout = layout or Layout()
+            if sharded:  # the hooks of FSDP2 cannot be part of a graph
+                block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
+            else:
+                block.compile(fullgraph=True, dynamic=False)
     if world is None or world.size == 1 or layout.name == "none":
         return method
     if layout.name == "ddp":
@@ -150,5 +154,5 @@ def uncompiled(method: nn.Module) -> AbstractContextManager[Any]:
     compiling each of them would take longer than it saves.
     """
     blocks: list[nn.Module] = getattr(method, "blocks", list)()
-    compiled = any(block._compiled_call_impl is not None for block in blocks)
+    compiled = any(b._compiled_call_impl is not None or "forward" in vars(b) for b in blocks)
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

@@ -67,6 +67,7 @@ class Saver:
         """Keep what is finished before the run ends with an error, if the disk lets us."""
         with contextlib.suppress(StorageError):
             self._save(state, last=True)
+        self.plan.world.barrier()  # nobody ends before it is written: whoever waits for us would
 
     def check(self) -> None:
         """Learn of a save in the background that has ended; costs nothing otherwise.
@@ -84,11 +85,16 @@ class Saver:
                 self._count(*ended)
 
     def _save(self, state: State, last: bool) -> None:
+        self.plan.world.place.at("save", state.step)
         if not self.plan.world.main:
             checkpoint.contribute(state.method, state.optimizer, state.ema)
             return
         if (ended := self._writer.wait()) is not None:  # one at a time
-            self._count(*ended, last=False)
+            try:
+                self._count(*ended)
+            except StorageError:
+                if not last:  # which is tried all the same
+                    raise
         self._needed = checkpoint.bytes_needed(state.method, state.ema is not None)
         step, parts = state.step, (state.method, state.optimizer, state.ema)
         record = {

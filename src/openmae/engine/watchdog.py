@@ -18,16 +18,20 @@ from typing import Any
 
 from openmae.engine.distributed import World
 
-PHASES = ("data", "vote", "step", "measure", "save", "end")
+PHASES = ("start", "data", "vote", "first", "step", "measure", "save")
+"""Where a rank can hang. After "end" each goes its own way, and nobody waits for another."""
+
 _WORDS = {
+    "start": "reading settings, data and weights before step {}",
+    "first": "in the gradients of step {}, the first one here",
     "data": "reading the images of step {}",
     "vote": "in the vote before step {}",
     "step": "in the gradients of step {}",
     "measure": "measuring after step {}",
     "save": "saving step {}",
-    "end": "writing the results after step {}",
 }
-_LONG = {"measure", "save", "end"}  # of which rank 0 may have much, while others wait for it
+_AFTER = {"measure", "save"}  # a step, of which rank 0 may have much while others wait
+_LONG = {"start", "first", *_AFTER}  # data to look at, blocks to compile
 _LONGER = 24  # times the limit for those
 _LOOK = 0.5  # seconds between looks
 _ANSWERS = 5.0  # seconds in which the others answer
@@ -35,28 +39,14 @@ _GOODBYE = 15.0  # seconds in which the one that speaks ends
 _SHORT = timedelta(seconds=2)
 
 
-class Whereabouts:
-    """Where a rank is: costs nothing in a run of one process."""
-
-    def __init__(self) -> None:
-        self.place: tuple[int, str] = (0, "data")
-        self.since = time.monotonic()
-
-    def at(self, phase: str, step: int) -> None:
-        """Note a phase of PHASES, before it begins."""
-        self.place, self.since = (step, phase), time.monotonic()
-
-
 class Watchdog(threading.Thread):
     """A daemon thread that calls `found(text, speaks)` once when a rank hangs for `limit` seconds;
     of the ranks that still answer one speaks.
     """
 
-    def __init__(
-        self, world: World, watch: Whereabouts, limit: float, found: Callable[[str, bool], None]
-    ) -> None:
+    def __init__(self, world: World, limit: float, found: Callable[[str, bool], None]) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self.world, self.watch, self.limit, self.found = world, watch, limit, found
+        self.world, self.watch, self.limit, self.found = world, world.place, limit, found
         self._ended = threading.Event()
         self._answered = 0
 
@@ -74,7 +64,7 @@ class Watchdog(threading.Thread):
         """Look, ask and answer until the run ends."""
         known: float | None = None
         with suppress(RuntimeError, ConnectionError):  # the store ends with its rank
-            while not self._ended.wait(_LOOK):
+            while not self._ended.wait(_LOOK) and self.watch.place[1] != "end":
                 self._answer()
                 if self._still() <= self.limit:
                     known = None
@@ -89,21 +79,21 @@ class Watchdog(threading.Thread):
         return time.monotonic() - self.watch.since
 
     def _answer(self) -> None:
-        """Say where this rank is, if somebody asked since the last time."""
+        """Say where this rank is, to everybody who asked since the last time."""
         asked = int(self.world.store.add("hang/asked", 0))
-        if asked > self._answered:
-            self._answered = asked
+        for number in range(self._answered + 1, asked + 1):
             (step, phase), still = self.watch.place, self._still()
             told = json.dumps({"step": step, "phase": phase, "still": still})
-            self.world.store.set(f"hang/{asked}/{self.world.rank}", told)
+            self.world.store.set(f"hang/{number}/{self.world.rank}", told)
+        self._answered = asked
 
     def _ask(self) -> tuple[str, bool] | None:
         """Who hangs, in words; None while a rank is busy with something long."""
         number = int(self.world.store.add("hang/asked", 1))
-        self._answer()
         told: dict[int, dict[str, Any]] = {}
         end = time.monotonic() + _ANSWERS
         while time.monotonic() < end and len(told) < self.world.size:
+            self._answer()  # others ask as well, and wait for this one
             for rank in range(self.world.size):
                 key = f"hang/{number}/{rank}"
                 if rank not in told and self.world.store.check([key]):
@@ -137,7 +127,7 @@ def verdict(told: dict[int, dict[str, Any]], world: World, limit: float) -> tupl
 def _order(told: dict[str, Any]) -> tuple[int, int]:
     """Place in the run. After a step come its save and measurement, then the data of the next."""
     phase = told["phase"]
-    after = phase in _LONG
+    after = phase in _AFTER
     return told["step"] - after, PHASES.index(phase)
 
 

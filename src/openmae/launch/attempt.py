@@ -189,7 +189,8 @@ def _environment(count: int, number: int, reports: Path) -> dict[str, str]:
     own = dict(os.environ)
     own.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     if sys.platform == "linux":
-        own.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        for kind in ("GLOO", "NCCL"):  # nothing leaves this machine
+            own.setdefault(f"{kind}_SOCKET_IFNAME", "lo")
     return own | {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),

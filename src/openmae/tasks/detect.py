@@ -23,6 +23,7 @@ from openmae.data.openobjects import open_object_split
 from openmae.data.rle import require_dense
 from openmae.data.sources import Source, short_name
 from openmae.data.weights import weigh
+from openmae.engine.ema import averaged
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
@@ -223,11 +224,8 @@ class Detection(Kind):
         def evaluate(state: State) -> dict[str, Any]:
             if state.step == plan.total:
                 return {}  # `finish` tests, and logs
-            if state.ema is not None:
-                state.ema.swap()
-            values, _, _ = self._test(job, state)
-            if state.ema is not None:
-                state.ema.swap()
+            with averaged(state.ema):
+                values, _, _ = self._test(job, state)
             return {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
 
         return evaluate

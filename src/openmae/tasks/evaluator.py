@@ -15,6 +15,7 @@ from openmae.config.training import pair
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import Source, hash_split
 from openmae.data.transforms import EvalTransform
+from openmae.engine.ema import averaged
 from openmae.engine.features import extract
 from openmae.engine.log import warn
 from openmae.engine.loop import State
@@ -59,9 +60,14 @@ class Evaluator:
     def __call__(self, state: State) -> dict[str, Any]:
         method = state.method
         assert isinstance(method, MAE)
-        if state.ema is not None:
-            state.ema.swap()
-        method.eval()
+        with averaged(state.ema):
+            method.eval()
+            try:
+                return self._measured(method, state.step)
+            finally:
+                method.train()
+
+    def _measured(self, method: MAE, step: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if self.held_out is not None:
             values["val_loss"] = self._loss(method, self.held_out)
@@ -71,10 +77,7 @@ class Evaluator:
             )
             values["knn_accuracy"] = knn_accuracy(train, test)
             values["knn_majority"] = majority(train, test)
-        self._picture(method, state.step)
-        method.train()
-        if state.ema is not None:
-            state.ema.swap()
+        self._picture(method, step)
         return values
 
     def _batches(self, source: Source) -> Any:

@@ -25,6 +25,7 @@ from openmae.data.subset import few_shot
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
 from openmae.data.weights import weigh
+from openmae.engine.ema import averaged
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
@@ -200,11 +201,8 @@ class Finetuning(Kind):
         def evaluate(state: State) -> dict[str, Any]:
             if state.step == plan.total:
                 return {}  # `finish` tests, and logs
-            if state.ema is not None:
-                state.ema.swap()
-            found = self._test(job, state)
-            if state.ema is not None:
-                state.ema.swap()
+            with averaged(state.ema):
+                found = self._test(job, state)
             main = "mAP" if job.config.multi_label else "accuracy"
             return {f"test_{main}": found[main], "test_loss": found["loss"]}
 

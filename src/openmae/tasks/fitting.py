@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -125,7 +126,8 @@ def lower(kind: Kind, job: Job, folder: RunFolder, step: int, micro: int) -> int
     if less is None:
         raise too_much(micro, batch, even)
     job.resolved["micro_batch"] = less
-    folder.write_config(kind.task, job.config.model_dump(mode="json"), job.resolved)
+    with contextlib.suppress(OSError):  # several ranks may say the same at once
+        folder.write_config(kind.task, job.config.model_dump(mode="json"), job.resolved)
     warn(
         f"out of memory at step {step:,} with {micro} images at a time: {less} from here on,"
         f" accumulated to the same batch of {batch}"

@@ -18,7 +18,7 @@ from openmae import rank
 from openmae.config.training import TrainingConfig
 from openmae.engine.agree import same_everywhere
 from openmae.engine.checkpoint import Checkpoint, latest
-from openmae.engine.distributed import World
+from openmae.engine.distributed import World, own_device
 from openmae.engine.log import warn
 from openmae.engine.parallel import choose_layout
 from openmae.engine.runfolder import RunFolder
@@ -76,12 +76,14 @@ def plan_ranks(world: World, job: Job, method: nn.Module) -> bool:
     """
     config, resolved = job.config, job.resolved
     rows = share(world, config, bool(getattr(config, "mixes", False)))
-    before = {name: resolved.get(name) for name in ("ranks", "parallel", "threads", "micro_batch")}
+    names = ("ranks", "parallel", "threads", "micro_batch", "device")
+    before = {name: resolved.get(name) for name in names}
     if resolved.get("ranks", 1) != world.size:
         resolved["threads"] = torch.get_num_threads()
     count = sum(p.numel() for p in method.parameters())
     resolved["parallel"] = choose_layout(config.parallel, count, world)
     resolved["ranks"] = world.size
+    resolved["device"] = own_device(resolved["device"])
     micro = config.fixed_micro_batch or config.batch_size
     if config.micro_batch == "auto":  # which every rank found for its own device
         micro = -world.vote(-resolved["micro_batch"])
@@ -91,25 +93,35 @@ def plan_ranks(world: World, job: Job, method: nn.Module) -> bool:
     return any(resolved[name] != value for name, value in before.items())
 
 
-def agree_on_start(world: World, job: Job, method: nn.Module) -> None:
-    """Every rank goes on with what rank 0 chose, once all have the same data, settings and code.
+def agree_on_words(world: World, config: TrainingConfig) -> None:
+    """Go on once all ranks have the same settings and code: before anything depends on them.
 
     Raises:
         DataError: they differ, naming in what.
     """
     if world.size == 1:
         return
-    settings = job.config.model_dump(mode="json", exclude={"out", "workers", "gpus"})
+    settings = config.model_dump(mode="json", exclude={"out", "workers", "gpus"})
     same_everywhere(
         world,
         {
-            "data": job.resolved["data_hash"],
             "settings": _hash(json.dumps(settings, sort_keys=True)),
             "code": code_hash(),
             "versions": f"torch {torch.__version__}",
-            "model": _hash(str([(n, tuple(t.shape)) for n, t in method.state_dict().items()])),
         },
     )
+
+
+def agree_on_start(world: World, job: Job, method: nn.Module) -> None:
+    """Every rank goes on with what rank 0 chose, once all have the same data and model.
+
+    Raises:
+        DataError: they differ, naming in what.
+    """
+    if world.size == 1:
+        return
+    shapes = [(name, tuple(t.shape)) for name, t in method.state_dict().items()]
+    same_everywhere(world, {"data": job.resolved["data_hash"], "model": _hash(str(shapes))})
     job.resolved.update(world.broadcast(job.resolved))
 
 

@@ -10,9 +10,11 @@ import torch
 from openmae.config.base import Options, extra_of, shown
 from openmae.data.sources import Source
 from openmae.engine.device import environment, resolve_device, resolve_precision
+from openmae.engine.distributed import own_device
 from openmae.engine.log import warn
 from openmae.engine.runfolder import RunFolder
 from openmae.errors import DataError, StorageError, UsageError
+from openmae.tasks import rollback
 from openmae.tasks.attention import resolve_attention
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import data_hash, lengths, require_tracker
@@ -53,7 +55,7 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
     source, held_out = kind.open_data(now, resolved)
     other_draws = bool(set(changes) & {"sampling", "mix"})  # their weights are part of the data
     same_data = require_same_data(source, resolved, options, folder, other_draws)
-    device = resolve_device(now.device if "device" in changes else resolved["device"])
+    device = resolve_device(now.device if "device" in changes else own_device(resolved["device"]))
     fresh: dict[str, Any] = {"device": str(device), "images": len(source)}
     if not same_data:  # else the run's own hash stands: no second look at every file
         fresh["data_hash"] = data_hash(source)
@@ -68,6 +70,7 @@ def prepare_resume(kind: Kind, config: Any, options: Options, folder: RunFolder)
     changed = bool(changes) or not same_data
     if changed:
         resolved |= fresh
+        rollback.changed(resolved, changes, same_data)
         if set(changes) & {"attention", "precision", "device"}:
             with torch.device("meta"):
                 method = kind.build(now, resolved)

@@ -9,28 +9,25 @@ from typing import Any
 
 import torch
 
-from openmae.config.training import seconds
 from openmae.data.loader import TrainBatches, loader
 from openmae.data.sources import Cached
 from openmae.engine import checkpoint
 from openmae.engine.anomalies import TooManySkipsError
 from openmae.engine.device import auto_workers, deterministic, resolve_device, threads
 from openmae.engine.distributed import World
-from openmae.engine.ema import EMA
+from openmae.engine.ema import EMA, averaged
 from openmae.engine.log import duration, say
 from openmae.engine.loop import Plan, State, train
 from openmae.engine.optim import Schedule, absolute_lr, adamw
-from openmae.engine.parallel import Layout, parallelize
+from openmae.engine.parallel import Layout, parallelize, recompute
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
-from openmae.engine.watchdog import Watchdog
 from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
 from openmae.report.figures import plot_curves
 from openmae.tasks import rollback
 from openmae.tasks.estimate import loader_advice
 from openmae.tasks.fitting import lower, next_time
 from openmae.tasks.kind import Job, Kind
-from openmae.tasks.ranks import hang_found
 from openmae.tasks.whole import Whole
 from openmae.weights import save_encoder
 
@@ -71,7 +68,8 @@ def _schedule(job: Job) -> Schedule:
     config, resolved = job.config, job.resolved
     factor = rollback.lr_factor(resolved)
     rate, end = (factor * absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
-    return Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"])
+    shape = getattr(config, "schedule", "cosine")
+    return Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"], shape)
 
 
 def _in_background(config: Any, resolved: Mapping[str, Any]) -> bool:
@@ -97,12 +95,8 @@ def train_job(
     state = _state(kind, job, method, plan, found)
     if world.main:
         stop.watch(folder.path)
-    limit, whole = seconds(config.rank_timeout), Whole(kind, job, world)
-    with (
-        threads(resolved["threads"]),
-        deterministic(config.deterministic),
-        Watchdog(world, plan.place, limit, hang_found),
-    ):
+    whole = Whole(kind, job, world)
+    with threads(resolved["threads"]), deterministic(config.deterministic):
         measure = whole.measured(kind.evaluator(job, folder, plan, device))
         points = _points(config.eval_every, plan.total, len(job.source), config.batch_size)
         try:
@@ -114,8 +108,9 @@ def train_job(
         except OpenMAEError as error:
             _failed(folder, state, plan, error)
             raise
-        plan.place.at("end", state.step)
+        world.place.at("save", state.step)
         ended = whole(state) if reason is None else state
+        world.place.at("end", state.step)  # rank 0 goes on alone
         if not world.main:
             return Results({}, folder.path, 0 if reason is None else STOPPED_EARLY)
         try:
@@ -135,6 +130,8 @@ def _state(
     config, resolved, world = job.config, job.resolved, plan.world
     layout = Layout(resolved["parallel"], config.reshard, config.compress_gradients)
     accumulate = plan.micro_batch < world.slice(plan.global_batch)[1]
+    if config.grad_checkpointing:
+        recompute(method)
     forward = parallelize(method, resolved["compile"], world, layout, accumulate)
     groups = kind.groups(config, method)
     optimizer = adamw(method, plan.schedule.peak, config.betas, config.weight_decay, groups)
@@ -166,6 +163,7 @@ def _trained(
             return train(state, stream, plan, folder, stop, measure, points, job.config.track)
         except TooManySkipsError as error:
             stream.close()
+            plan.world.place.at("save", state.step)  # to be read again
             rollback.roll_back(kind, job, folder, state, error, plan.world)
             plan = replace(plan, schedule=_schedule(job))
 
@@ -215,19 +213,16 @@ def _end(
         say("Stopped", f"{reason}: {saved}. The same command again continues")
         plot_curves(folder)
         return Results({"step": state.step, "stopped": reason}, folder.path, STOPPED_EARLY)
-    if state.ema:
-        state.ema.swap()
     about = {"weights": "ema" if state.ema else "raw", "step": str(state.step)}
     about |= kind.about(job.config, job.resolved)
-    save_encoder(folder.encoder, state.method.encoder, about)  # type: ignore[arg-type]
     rows = read_jsonl(folder.metrics)
     results: dict[str, Any] = {
         "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
     }
-    results |= kind.finish(job, state, folder)
-    plot_curves(folder)
-    if state.ema:
-        state.ema.swap()
+    with averaged(state.ema):
+        save_encoder(folder.encoder, state.method.encoder, about)  # type: ignore[arg-type]
+        results |= kind.finish(job, state, folder)
+        plot_curves(folder)
     results |= {
         "steps": plan.total,
         "images_seen": plan.total * plan.global_batch,

@@ -24,6 +24,7 @@ from openmae.data.masksets import MaskSets, Said, open_masks
 from openmae.data.sources import Source, short_name
 from openmae.data.values import Decoding
 from openmae.data.weights import weigh
+from openmae.engine.ema import averaged
 from openmae.engine.log import say, warn
 from openmae.engine.loop import Plan, State
 from openmae.engine.runfolder import CONFIG, Results, RunFolder
@@ -217,11 +218,8 @@ class Segmenting(Kind):
         def evaluate(state: State) -> dict[str, Any]:
             if state.step == plan.total:
                 return {}  # `finish` tests, and logs
-            if state.ema is not None:
-                state.ema.swap()
-            values = measures(self._scores(job, state).confusion)
-            if state.ema is not None:
-                state.ema.swap()
+            with averaged(state.ema):
+                values = measures(self._scores(job, state).confusion)
             return {f"test_{name}": values[name] for name in ("mIoU", "aAcc")}
 
         return evaluate

@@ -19,13 +19,22 @@ from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
 from openmae.engine.signals import StopRequest
+from openmae.engine.watchdog import Watchdog
 from openmae.errors import StorageError, UsageError
 from openmae.tasks.announce import announce
 from openmae.tasks.attention import built
 from openmae.tasks.fitting import choose_micro_batch
 from openmae.tasks.kind import Job, Kind
 from openmae.tasks.prepare import prepare_new, write_listing
-from openmae.tasks.ranks import agree_on_start, held, newest, one_after_another, plan_ranks
+from openmae.tasks.ranks import (
+    agree_on_start,
+    agree_on_words,
+    hang_found,
+    held,
+    newest,
+    one_after_another,
+    plan_ranks,
+)
 from openmae.tasks.resume import differences, prepare_resume, require_same_data
 from openmae.tasks.running import train_job
 
@@ -35,7 +44,12 @@ def train_run(kind: Kind, config: Any, options: Options) -> Results:
     this process is one rank of several, all of them call this with the same settings.
     """
     limit = seconds(config.time_limit) if config.time_limit else None
-    with StopRequest(limit) as stop, joined(config.device) as world:
+    with (
+        StopRequest(limit) as stop,
+        joined(config.device) as world,
+        Watchdog(world, seconds(config.rank_timeout), hang_found),
+    ):
+        agree_on_words(world, config)
         path = Path(config.out).expanduser() if config.out else kind.default_out(config)
         folder = RunFolder(path, world.main)
         rank.tell_folder(folder.path)
