@@ -20,8 +20,8 @@ from openmae.data.maskfile import read_mask
 from openmae.methods.segment import Segmenter
 
 _WORDS = """
-    --batch-size 2 --warmup-epochs 0 --recipe tiny --workers 0 --head-dim 16 --image-size 32
-    --eval-every 1
+    --batch-size 2 --save-every 100 --log-every 100 --warmup-epochs 0 --recipe tiny --workers 0 --head-dim 16 --image-size 32
+    --eval-every 100
 """
 LIGHT = _WORDS.split()
 FAST = [*LIGHT, "--steps", "6"]
@@ -146,7 +146,7 @@ def test_micro_batches_change_nothing(trained, data, run, made, tmp_path):
 
 def test_it_learns(trained, data, run, tmp_path):
     out = tmp_path / "run"
-    said = run("segment", trained, data, "--out", out, *LIGHT[:-2], "--steps", 60, "--lr", 0.3)
+    said = run("segment", trained, data, "--out", out, *LIGHT, "--steps", 60, "--lr", 0.3)
     found = results(out)
     assert found["mIoU"] > 0.7, said
     assert found["mIoU"] > 0.42  # of saying that all is background
