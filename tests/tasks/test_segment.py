@@ -20,8 +20,8 @@ from openmae.data.maskfile import read_mask
 from openmae.methods.segment import Segmenter
 
 _WORDS = """
-    --batch-size 2 --save-every 100 --log-every 100 --warmup-epochs 0 --recipe tiny --workers 0 --head-dim 16 --image-size 32
-    --eval-every 100
+    --batch-size 2 --save-every 100 --log-every 100 --eval-every 100 --warmup-epochs 0
+    --recipe tiny --workers 0 --head-dim 16 --image-size 32
 """
 LIGHT = _WORDS.split()
 FAST = [*LIGHT, "--steps", "6"]
