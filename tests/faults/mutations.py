@@ -94,7 +94,7 @@ MUTATIONS = (
              ("tests/faults/test_store_prefix.py::"
               "test_ranks_that_come_again_see_their_own_keys_only",)),
     Mutation("ranks with other data begin", "tasks/ranks.py",
-             '            "data": job.resolved["data_hash"],\n', "",
+             '"data": job.resolved["data_hash"], ', "",
              (f"{RANKS}::test_ranks_with_other_data_are_refused",)),
     Mutation("an I/O error is not tried again", "engine/saving.py", "_RETRIES = 2", "_RETRIES = 0",
              (f"{DISK}::test_an_io_error_is_tried_again",)),
