@@ -137,8 +137,8 @@ def copied(base: Path) -> Path:
     return tree
 
 
-def fails(tree: Path, tests: tuple[str, ...]) -> bool:
-    """Whether a test fails on a tree."""
+def fails(tree: Path, tests: tuple[str, ...]) -> str:
+    """How a test fails on a tree; empty when it passes."""
     path = os.pathsep.join([str(tree / "src"), os.environ.get("PYTHONPATH", "")])
     words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     words += [f"--timeout={LIMIT}", *tests]
@@ -146,8 +146,9 @@ def fails(tree: Path, tests: tuple[str, ...]) -> bool:
     done = subprocess.run(words, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
-    assert "openmae" in done.stdout or done.returncode == 0
-    return done.returncode == 1
+    return next((line for line in done.stdout.splitlines() if line.startswith("E  ")), "?") * (
+        done.returncode == 1
+    )
 
 
 def main() -> int:
@@ -167,7 +168,7 @@ def main() -> int:
             file.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
             red = fails(tree, mutation.tests)
             file.write_text(before, encoding="utf-8")
-            print(f"{'red     ' if red else 'UNNOTICED'} {mutation.about}", flush=True)
+            print(f"{'red' if red else 'UNNOTICED'}: {mutation.about}  {red[:90]}", flush=True)
             unnoticed += [] if red else [mutation.about]
     print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} turn a test red")
     return 1 if unnoticed else 0
