@@ -55,9 +55,13 @@ MUTATIONS = (
              'temporary = path.with_name(f".tmp-{path.name}")', "temporary = path",
              ("tests/engine/test_tensorfile.py::"
               "test_a_small_file_is_replaced_whole_or_not_at_all",)),
-    Mutation("the manifest is written first", "engine/checkpoint.py",
-             "        sync_folder(temporary)\n        os.replace(temporary, final)\n",
-             "        os.replace(temporary, final)\n        sync_folder(final)\n", (POWER,)),
+    Mutation("the manifest is written after the rename", "engine/checkpoint.py",
+             '        write_json(temporary / MANIFEST, {"format": FORMAT, "step": step, "files": listed})'
+             "\n        sync_folder(temporary)\n        os.replace(temporary, final)\n",
+             "        os.replace(temporary, final)\n"
+             '        write_json(final / MANIFEST, {"format": FORMAT, "step": step, "files": listed})'
+             "\n        sync_folder(final)\n",
+             (CUT,)),
     Mutation("checksums are not looked at", "engine/manifest.py",
              'if hashes and file_sha256(file) != listed["sha256"]:', "if False:",
              ("tests/engine/test_checkpoint_damage.py::test_flipped_bits",)),
