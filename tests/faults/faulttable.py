@@ -241,8 +241,8 @@ def page() -> str:
         "",
         "Settings: `--save-in-background` (on by default on a GPU) copies the tensors to the CPU"
         " and writes while training goes on, one save at a time. `--on-save-error stop` ends the"
-        " run at the first save that fails. `--max-skips` steps in a row without a finite loss, or 10 of"
-        " the last 1,000, send the run back once; what was decided stands in `config.yaml`"
+        " run at the first save that fails. `--max-skips` steps in a row without a finite loss, or"
+        " 10 of the last 1,000, send the run back once; what was decided stands in `config.yaml`"
         " (`resolved: rolled_back: {step, from, excluded, lr_factor}`); a new `--lr` with"
         " `--allow-change lr` is not halved.",
         "",

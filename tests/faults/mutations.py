@@ -37,6 +37,8 @@ BACK = "tests/faults/test_rollback.py"
 AHEAD = "tests/faults/test_background_save.py"
 DISK = "tests/faults/test_disk_faults.py"
 
+_MANIFEST = 'MANIFEST, {"format": FORMAT, "step": step, "files": listed})\n'
+
 MUTATIONS = (
     Mutation("a file is not fsynced", "engine/tensorfile.py",
              "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n",
@@ -56,11 +58,10 @@ MUTATIONS = (
              ("tests/engine/test_tensorfile.py::"
               "test_a_small_file_is_replaced_whole_or_not_at_all",)),
     Mutation("the manifest is written after the rename", "engine/checkpoint.py",
-             '        write_json(temporary / MANIFEST, {"format": FORMAT, "step": step, "files": listed})'
-             "\n        sync_folder(temporary)\n        os.replace(temporary, final)\n",
-             "        os.replace(temporary, final)\n"
-             '        write_json(final / MANIFEST, {"format": FORMAT, "step": step, "files": listed})'
-             "\n        sync_folder(final)\n",
+             f"        write_json(temporary / {_MANIFEST}        sync_folder(temporary)\n"
+             "        os.replace(temporary, final)\n",
+             f"        os.replace(temporary, final)\n        write_json(final / {_MANIFEST}"
+             "        sync_folder(final)\n",
              (CUT,)),
     Mutation("checksums are not looked at", "engine/manifest.py",
              'if hashes and file_sha256(file) != listed["sha256"]:', "if False:",
@@ -88,7 +89,8 @@ MUTATIONS = (
              ("tests/engine/test_loop.py::test_a_step_that_is_not_finite_changes_nothing",)),
     Mutation("each rank looks at its own loss", "engine/loop.py",
              "    loss = plan.world.mean(loss)\n", "",
-             (f"{RANKS}::test_what_is_not_finite_on_one_rank_is_skipped_on_both",)),
+             ("tests/distributed/test_ranks_exact.py::"
+              "test_a_run_of_several_ranks_is_the_run_of_one",)),
     Mutation("no vote on a stop", "engine/agree.py",
              "code = world.vote(trouble.exit_code if trouble is not None else own)",
              "code = trouble.exit_code if trouble is not None else own",
