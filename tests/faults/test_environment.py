@@ -89,8 +89,6 @@ words += " --image-size 16 --patch-size 8 --warmup-epochs 0 --device cpu"
 codes = [main(words.split())]
 codes.append(main(words.split()))
 codes.append(main(f"embed {out} {data} -o {allowed}/f.npz --device cpu".split()))
-codes.append(main(f"reconstruct {out} {data} -o {allowed}/r.png --device cpu".split()))
-codes.append(main(f"knn {out} {data} --device cpu".split()))
 codes.append(main(["pretrain", "--help"]))
 codes.append(main(["pretrain", data, "--mask-ratoi", "3"]))
 print("CODES", codes, sorted(set(seen)), sys.getfilesystemencoding())
@@ -132,7 +130,7 @@ def test_a_place_with_nothing(bare: tuple[Path, dict[str, str]]) -> None:
     said = done.stdout.decode("ascii", "backslashreplace")
     assert done.returncode == 0, done.stderr.decode("ascii", "backslashreplace")[-3000:]
     codes = said[said.index("CODES") :]
-    assert "[0, 0, 0, 0, 0, 0, 2]" in codes, said + done.stderr.decode(errors="replace")
+    assert "[0, 0, 0, 0, 2]" in codes, said + done.stderr.decode(errors="replace")
     assert "'open'" in codes, "the hook saw nothing"
     assert "ascii" in codes, "the locale was UTF-8 after all"
     text = (folder / "run" / "data_files.txt").read_bytes()
