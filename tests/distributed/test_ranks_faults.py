@@ -52,7 +52,7 @@ def test_a_rank_that_hangs_is_named(trials: Server, tmp_path: Path):
     fleet.kill(1)
     trials.wait(fleet.started[1])
     assert first.code == 1
-    assert "rank 1 does not answer; rank 0 waits in the vote before step 5" in first.text
+    assert "rank 1 does not answer; rank 0 waits reading the values after step 5" in first.text
 
 
 def test_ranks_with_other_settings_are_refused(trials: Server, tmp_path: Path):

@@ -234,6 +234,7 @@ def _after_step(
     the others before the next step. Until then it does with them what they do.
     """
     done, errors = state.step == plan.total, list[OpenMAEError]()
+    plan.world.place.at("read", state.step)
     with _kept(errors):
         saver.check()
     if state.step % plan.log_every == 0 or done:

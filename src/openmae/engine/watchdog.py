@@ -18,7 +18,7 @@ from typing import Any
 
 from openmae.engine.distributed import World
 
-PHASES = ("start", "data", "vote", "first", "step", "measure", "save")
+PHASES = ("start", "data", "vote", "first", "step", "read", "measure", "save")
 """Where a rank can hang. After "end" each goes its own way, and nobody waits for another."""
 
 _WORDS = {
@@ -27,11 +27,13 @@ _WORDS = {
     "data": "reading the images of step {}",
     "vote": "in the vote before step {}",
     "step": "in the gradients of step {}",
+    "read": "reading the values after step {}",
     "measure": "measuring after step {}",
     "save": "saving step {}",
 }
-_AFTER = {"measure", "save"}  # a step, of which rank 0 may have much while others wait
-_LONG = {"start", "first", *_AFTER}  # data to look at, blocks to compile
+_AFTER = {"read", "measure", "save"}  # a step
+# Data to look at, blocks to compile; what rank 0 may have much of, while others wait for it.
+_LONG = {"start", "first", "measure", "save"}
 _LONGER = 24  # times the limit for those
 _LOOK = 0.5  # seconds between looks
 _ANSWERS = 5.0  # seconds in which the others answer
