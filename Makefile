@@ -39,8 +39,9 @@ $(READY): pyproject.toml
 quickstart: setup
 	$(BIN)/openmae quickstart
 
+# Two processes of one thread each; a file's tests stay together, since they share what they set up.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup old-transformers
 	$(BIN)/python -m pytest -m slow

@@ -7,32 +7,47 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from leftovers import Leftovers
 from trials import Server, command, server
 
-LEFT = pytest.StashKey[tuple[Leftovers, list[str]]]()
+LINES = pytest.StashKey[list[str]]()  # a line for each thing that is left
+LEFT = pytest.StashKey[Leftovers]()  # where tests run: with -n 2 in two processes, not in the first
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    session.config.stash[LEFT] = (Leftovers(), [])
+    config = session.config
+    config.stash[LINES] = []
+    if getattr(config.option, "dist", "no") == "no" or hasattr(config, "workerinput"):
+        config.stash[LEFT] = Leftovers()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    left, lines = session.config.stash[LEFT]
-    lines += left.found()
-    left.close()
-    if lines:
+    config = session.config
+    if LEFT in config.stash:
+        config.stash[LINES] += config.stash[LEFT].found()
+        config.stash[LEFT].close()
+    if hasattr(config, "workeroutput"):  # for the first process
+        config.workeroutput["left"] = config.stash[LINES]
+    if config.stash[LINES]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    lines = getattr(node, "workeroutput", {}).get("left", [])
+    node.config.stash[LINES] += lines
+    if lines:
+        node.config.pluginmanager.get_plugin("session").testsfailed += 1
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    _, lines = config.stash[LEFT]
-    if lines:
+    if lines := config.stash[LINES]:
         terminalreporter.section("left behind by the tests", red=True)
         for line in lines:
             terminalreporter.line(line)

@@ -40,11 +40,15 @@ class Leftovers:
     def found(self) -> list[str]:
         """A line for each thing that is left."""
         until = time.monotonic() + _PATIENCE
-        while (alive := self.processes()) and time.monotonic() < until:
+        while (lines := self._alive()) and time.monotonic() < until:
             time.sleep(0.05)
-        lines = [f"process {pid}: {words}" for pid, words in alive]
-        lines += [f"/dev/shm/{name}" for name in sorted(_shared() - self.shared) if _dead(name)]
         return lines + [f"{self.folder}/{name}" for name in self.temporary()]
+
+    def _alive(self) -> list[str]:
+        """Processes, and shared memory of processes that are gone."""
+        lines = [f"process {pid}: {words}" for pid, words in self.processes()]
+        new = sorted(_shared() - self.shared)
+        return lines + [f"/dev/shm/{name}" for name in new if _dead(name)]
 
     def processes(self) -> list[tuple[int, str]]:
         """Processes but this one that carry the mark."""

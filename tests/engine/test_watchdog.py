@@ -8,6 +8,7 @@ import time
 import pytest
 from torch.distributed import HashStore
 
+from openmae.engine import watchdog
 from openmae.engine.distributed import Whereabouts, World
 from openmae.engine.watchdog import PHASES, Watchdog, verdict
 
@@ -98,13 +99,14 @@ def test_two_threads_find_the_rank_that_stands_still():
     assert text.endswith("reading the images of step 4; rank 0 waits in the vote before step 4")
 
 
-def test_ranks_that_wait_for_a_long_measurement_are_left_alone():
-    places, dogs, said = pack(4, 0.5)
+def test_ranks_that_wait_for_a_long_measurement_are_left_alone(monkeypatch):
+    monkeypatch.setattr(watchdog, "_ANSWERS", 1.0)
+    places, dogs, said = pack(4, 0.2)
     places[0].at("measure", 4)
     for place in places[1:]:
         place.at("vote", 4)
     with dogs[0], dogs[1], dogs[2], dogs[3]:
-        time.sleep(7)  # all ask at once, and some again while others still ask
+        time.sleep(2.5)  # all ask at once, and some again while others still ask
         alive = [dog.is_alive() for dog in dogs]
     assert said == []
     assert alive == [True] * 4
