@@ -178,6 +178,7 @@ def _check(model: Exported, path: Path, uint8: bool, onnx: bool) -> float:
     if onnx:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # which some of its builds have
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     else:
         with path.open("rb") as file:
