@@ -1,6 +1,7 @@
 """A whole method on rank 0, where ranks share its weights: to measure with, and to write at the
 end.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
