@@ -101,7 +101,7 @@ def agree_on_words(world: World, config: TrainingConfig) -> None:
     """
     if world.size == 1:
         return
-    settings = config.model_dump(mode="json", exclude={"out", "workers", "gpus"})
+    settings = config.model_dump(mode="json", exclude={"data", "out", "workers", "gpus"})
     same_everywhere(
         world,
         {
