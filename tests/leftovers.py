@@ -15,7 +15,9 @@ from pathlib import Path
 
 _MARK = "OPENMAE_TEST_SESSION"
 _OTHERS = ("pymp-", "torchinductor", "matplotlib-", "listener-", "torch_", "joblib", ".ses")
-"""Of libraries (.ses: onnxruntime), for processes that the tests kill or that live as long as this one."""
+"""Of libraries (.ses: onnxruntime), for processes that the tests kill, or that live as long as this
+one.
+"""
 
 _PATIENCE = 10.0  # seconds in which processes that were told to end may do so
 

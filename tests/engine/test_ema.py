@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from openmae.engine.ema import EMA
+from openmae.engine.ema import EMA, averaged
 
 
 def network() -> nn.Module:
@@ -100,3 +100,19 @@ def test_swap_exchanges_and_twice_restores_every_bit():
     ema.swap()
     assert all(torch.equal(t, live[n]) for n, t in method.state_dict().items())
     assert all(torch.equal(t, average[n]) for n, t in kept(ema).items())
+
+
+def test_averages_are_put_back_after_an_error():
+    method = nn.Linear(3, 2)
+    average = EMA(method, 0.5)
+    before = method.weight.detach().clone()
+    with torch.no_grad():
+        method.weight += 1
+    live = method.weight.detach().clone()
+    with pytest.raises(ValueError, match="while measuring"), averaged(average):
+        assert torch.equal(method.weight, before)
+        raise ValueError("while measuring")
+    assert torch.equal(method.weight, live)
+    assert torch.equal(average.tensors()["weight"], before)
+    with averaged(None):
+        assert torch.equal(method.weight, live)
