@@ -109,9 +109,16 @@ def test_averages_are_put_back_after_an_error():
     with torch.no_grad():
         method.weight += 1
     live = method.weight.detach().clone()
-    with pytest.raises(ValueError, match="while measuring"), averaged(average):
-        assert torch.equal(method.weight, before)
-        raise ValueError("while measuring")
+    seen = []
+
+    def measure() -> None:
+        with averaged(average):
+            seen.append(method.weight.detach().clone())
+            raise ValueError("while measuring")
+
+    with pytest.raises(ValueError, match="while measuring"):
+        measure()
+    assert torch.equal(seen[0], before)
     assert torch.equal(method.weight, live)
     assert torch.equal(average.tensors()["weight"], before)
     with averaged(None):
