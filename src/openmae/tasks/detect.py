@@ -5,7 +5,7 @@ exact resume, as pretraining.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,27 @@ from torch import nn
 
 from openmae.config.base import Options
 from openmae.config.detect import DetectConfig
-from openmae.config.training import pair
 from openmae.data.check import Scan, scan
 from openmae.data.dense import JitterTransform
 from openmae.data.loader import Transform
 from openmae.data.objects import BoxSource
 from openmae.data.openobjects import open_object_split
 from openmae.data.rle import require_dense
-from openmae.data.sources import Source, short_name
+from openmae.data.sources import Source
 from openmae.data.weights import weigh
-from openmae.engine.ema import averaged
-from openmae.engine.log import say, warn
-from openmae.engine.loop import Plan, State
-from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.log import say
+from openmae.engine.loop import State
+from openmae.engine.runfolder import Results, RunFolder
 from openmae.engine.textfile import write_text
 from openmae.errors import DataError
 from openmae.methods.detect import Detector
-from openmae.models.encoder import method_arguments
 from openmae.report.objects import draw_found
 from openmae.tasks.arguments import require_order
 from openmae.tasks.classification import write_rows
-from openmae.tasks.decoding import decoding, decoding_of
 from openmae.tasks.detection import Found, find, results, score, tell, warn_bad, warn_findings
-from openmae.tasks.finetune import require_size
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.fromencoder import FromEncoder
+from openmae.tasks.kind import Job
 from openmae.tasks.training import train_run
-from openmae.weights import Loaded, load_any
-from openmae.weights.start import start_from
 
 _CACHE = 512_000_000  # bytes of images and masks that may stay in memory
 _DRAWN = 8  # pictures of a run
@@ -91,29 +85,13 @@ def run(config: DetectConfig, options: Options) -> Results:
     return results
 
 
-class Detection(Kind):
+class Detection(FromEncoder):
     """A detector on images with objects."""
 
     task = "detect"
     method_name = "detect"
     settings = DetectConfig
     architecture = ("model", "random_weights", "frozen", "image_size", "pyramid_dim", "window")
-
-    def __init__(self) -> None:
-        self._loaded: Loaded | None = None
-
-    def loaded(self, config: DetectConfig) -> Loaded:
-        """The model that the run starts from, read once."""
-        if self._loaded is None:
-            self._loaded = load_any(config.model)
-            for notice in self._loaded.notices:
-                warn(notice)
-        return self._loaded
-
-    def default_out(self, config: DetectConfig) -> Path:
-        model = Path(config.model).expanduser()
-        root = model if (model / CONFIG).is_file() else Path("runs")
-        return root / f"detect-{short_name(config.data)}"
 
     def default_recipe(self, config: DetectConfig, device_type: str) -> str:
         if device_type != "cuda":
@@ -144,11 +122,7 @@ class Detection(Kind):
         parts = open_object_split(
             config.data, config.val, config.images, masks, config.test_fraction
         )
-        if resolved:
-            reads = resolved["bands"], resolved["value_range"], resolved["mean"], resolved["std"]
-            own = decoding(resolved["in_chans"], *reads)
-        else:
-            own = decoding_of(self.loaded(config).encoder)
+        own = self.reads(config, resolved)
         first, second = (part.decoded(own) for part in parts)
         return first, second
 
@@ -160,23 +134,15 @@ class Detection(Kind):
     def resolve(self, config: DetectConfig, source: Source, found: Scan) -> dict[str, Any]:
         assert isinstance(source, BoxSource)
         encoder = self.loaded(config).encoder
-        size = pair(config.image_size) if config.image_size else encoder.image_size
-        require_size(size, encoder.patch)
+        size = self.size(config)
         pictures = [source.picture(i) for i in range(len(source))]
         layers = [p.height * p.width * (encoder.in_chans + len(p.things)) for p in pictures]
         return {
             "cache": sum(layers) <= _CACHE,
-            "model": self.loaded(config).what,
+            **self.of_encoder(config, size),
             "classes": source.classes,
             "class_ids": source.numbers,
             "masks": source.masks,
-            "in_chans": encoder.in_chans,
-            "image_size": list(size),
-            "encoder": method_arguments(encoder.create),
-            "mean": encoder.mean.flatten().tolist(),
-            "std": encoder.std.flatten().tolist(),
-            "value_range": encoder.value_range,
-            "bands": list(encoder.bands),
         }
 
     def recheck(self, config: DetectConfig, resolved: Mapping[str, Any], source: Source) -> None:
@@ -204,31 +170,13 @@ class Detection(Kind):
                 bands=resolved["bands"],
             )
 
-    def start(self, config: DetectConfig, method: nn.Module) -> str | None:
-        assert isinstance(method, Detector)
-        if config.random_weights:
-            return "random weights (training from scratch)"
-        return start_from(method.encoder, config.model, keep_sincos=False)
-
-    def groups(self, config: DetectConfig, method: nn.Module) -> list[dict[str, Any]]:
-        assert isinstance(method, Detector)
-        return method.param_groups(config.weight_decay, config.layer_decay)
-
     def transform(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Transform:
         height, width = resolved["image_size"]
         return JitterTransform((height, width), config.jitter, config.flip, config.seed)  # type: ignore[return-value]
 
-    def evaluator(
-        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
-    ) -> Callable[[State], Mapping[str, Any]]:
-        def evaluate(state: State) -> dict[str, Any]:
-            if state.step == plan.total:
-                return {}  # `finish` tests, and logs
-            with averaged(state.ema):
-                values, _, _ = self._test(job, state)
-            return {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
-
-        return evaluate
+    def measured(self, job: Job, state: State) -> dict[str, Any]:
+        values, _, _ = self._test(job, state)
+        return {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
 
     def _test(self, job: Job, state: State) -> tuple[dict[str, Any], list[dict[str, Any]], Found]:
         config, resolved, source = job.config, job.resolved, job.held_out
@@ -262,9 +210,6 @@ class Detection(Kind):
                 f" {trained / 1e6:.1f} M trained{' (frozen encoder)' if job.config.frozen else ''}",
             ),
         ]
-
-    def about(self, config: DetectConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
-        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
 
     def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
         values, rows, found = self._test(job, state)

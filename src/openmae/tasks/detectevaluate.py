@@ -9,20 +9,20 @@ from openmae.config.detect import DetectEvaluateConfig, DetectPredictConfig
 from openmae.data.objects import BoxSource
 from openmae.data.openobjects import open_objects
 from openmae.data.rle import require_dense
-from openmae.engine.device import auto_workers, resolve_device, resolve_precision
+from openmae.engine.device import auto_workers, resolve_precision
 from openmae.engine.distributed import World, joined
-from openmae.engine.log import say, warn
+from openmae.engine.log import say
 from openmae.engine.runfolder import Results
-from openmae.errors import DataError, StorageError
+from openmae.errors import DataError
 from openmae.methods.detect import Detector
-from openmae.tasks.arguments import require_order
 from openmae.tasks.classification import write_rows
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.detect import write_found
 from openmae.tasks.detection import find, score, tell, warn_bad, warn_findings
+from openmae.tasks.fromencoder import open_trained
 from openmae.tasks.reading import dry
 from openmae.tasks.resultfolder import nothing_left, result_folder
-from openmae.weights import Loaded, load_any
+from openmae.weights import Loaded
 
 
 def run(config: DetectEvaluateConfig, options: Options) -> Results:
@@ -73,21 +73,13 @@ def open_detector(config: DetectEvaluateConfig | DetectPredictConfig) -> tuple[D
     Raises:
         StorageError: it is something else.
     """
-    require_order(config.model, config.data)
-    device = resolve_device(config.device)
-    loaded = load_any(config.model)
-    for notice in loaded.notices:
-        warn(notice)
-    model = loaded.model
-    if not isinstance(model, Detector):
-        raise StorageError(
-            f"{config.model} finds no objects yet. First: openmae detect {config.model} DATA"
-        )
+    refusal = f"finds no objects yet. First: openmae detect {config.model} DATA"
+    model, loaded = open_trained(config, Detector, refusal)
     height, width = model.encoder.image_size
     what = "boxes and masks" if model.masks else "boxes"
     several = "1 class" if len(model.classes) == 1 else f"{len(model.classes)} classes"
     say("Model", f"{loaded.what}; {height}x{width} px, {several}, {what}")
-    return model.to(device), loaded
+    return model, loaded
 
 
 def matched(source: BoxSource, model: Detector, data: str) -> BoxSource:

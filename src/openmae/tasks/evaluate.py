@@ -12,13 +12,12 @@ from openmae.config.base import Options
 from openmae.config.finetune import EvaluateConfig, PredictConfig, crop_share
 from openmae.data.labels import labelled
 from openmae.data.sources import Source, open_source, open_split, require_classes
-from openmae.engine.device import auto_workers, resolve_device, resolve_precision
+from openmae.engine.device import auto_workers, resolve_precision
 from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
-from openmae.errors import DataError, StorageError, UsageError
+from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
-from openmae.tasks.arguments import require_order
 from openmae.tasks.classification import (
     Predictions,
     metrics,
@@ -29,10 +28,11 @@ from openmae.tasks.classification import (
     write_rows,
 )
 from openmae.tasks.decoding import decoding_of, require_fit
+from openmae.tasks.fromencoder import open_trained
 from openmae.tasks.reading import dry
 from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.robustness import corruption_table, find_corruptions, summary
-from openmae.weights import Loaded, load_any
+from openmae.weights import Loaded
 
 
 def run(config: EvaluateConfig, options: Options) -> Results:
@@ -84,20 +84,12 @@ def open_classifier(config: EvaluateConfig | PredictConfig) -> tuple[Classifier,
     Raises:
         StorageError: it is an encoder or a masked autoencoder.
     """
-    require_order(config.model, config.data)
-    device = resolve_device(config.device)
-    loaded = load_any(config.model)
-    for notice in loaded.notices:
-        warn(notice)
-    model = loaded.model
-    if not isinstance(model, Classifier):
-        raise StorageError(
-            f"{config.model} has no classes yet. First: openmae finetune {config.model} LABELLED"
-        )
+    refusal = f"has no classes yet. First: openmae finetune {config.model} LABELLED"
+    model, loaded = open_trained(config, Classifier, refusal)
     height, width = model.encoder.image_size
     name = model.encoder.create["model_name"]
     say("Model", f"{loaded.what}; {name}, {height}x{width} px, {len(model.classes)} classes")
-    return model.to(device), loaded
+    return model, loaded
 
 
 def _open(config: EvaluateConfig, model: Classifier) -> Source:

@@ -4,8 +4,7 @@ same loop, and the same exact resume, as pretraining.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,25 @@ from torch import nn
 
 from openmae.config.base import Options
 from openmae.config.finetune import FinetuneConfig, crop_share, parse_fraction
-from openmae.config.training import pair
 from openmae.data.augment import AugmentTransform
 from openmae.data.check import Scan, scan
 from openmae.data.labels import open_labelled_split
 from openmae.data.loader import Transform
-from openmae.data.sources import Source, open_split, require_classes, short_name
+from openmae.data.sources import Source, open_split, require_classes
 from openmae.data.subset import few_shot
 from openmae.data.transforms import TrainTransform
 from openmae.data.values import Decoding
 from openmae.data.weights import weigh
-from openmae.engine.ema import averaged
-from openmae.engine.log import say, warn
-from openmae.engine.loop import Plan, State
-from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.log import say
+from openmae.engine.loop import State
+from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
-from openmae.models.encoder import method_arguments
 from openmae.tasks.arguments import require_order, require_two
 from openmae.tasks.classification import metrics, predict, tell, write_report
-from openmae.tasks.decoding import decoding, decoding_of
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.fromencoder import FromEncoder
+from openmae.tasks.kind import Job
 from openmae.tasks.training import train_run
-from openmae.weights import Loaded, load_any
-from openmae.weights.start import start_from
 
 
 def run(config: FinetuneConfig, options: Options) -> Results:
@@ -71,29 +65,13 @@ def run(config: FinetuneConfig, options: Options) -> Results:
     return both
 
 
-class Finetuning(Kind):
+class Finetuning(FromEncoder):
     """A classifier on labelled images."""
 
     task = "finetune"
     method_name = "classify"
     settings = FinetuneConfig
     architecture = ("model", "random_weights", "pool", "image_size", "blocks")
-
-    def __init__(self) -> None:
-        self._loaded: Loaded | None = None
-
-    def loaded(self, config: FinetuneConfig) -> Loaded:
-        """The model that the run starts from, read once."""
-        if self._loaded is None:
-            self._loaded = load_any(config.model)
-            for notice in self._loaded.notices:
-                warn(notice)
-        return self._loaded
-
-    def default_out(self, config: FinetuneConfig) -> Path:
-        model = Path(config.model).expanduser()
-        root = model if (model / CONFIG).is_file() else Path("runs")
-        return root / f"finetune-{short_name(config.data)}"
 
     def default_recipe(self, config: FinetuneConfig, device_type: str) -> str:
         if config.data == "digits":
@@ -108,7 +86,7 @@ class Finetuning(Kind):
     def open_data(
         self, config: FinetuneConfig, resolved: Mapping[str, Any]
     ) -> tuple[Source, Source | None]:
-        source, held_out = self._split(config, self._decoding(config, resolved))
+        source, held_out = self._split(config, self.reads(config, resolved))
         require_classes(source, "finetune")
         if config.fraction is not None:
             source = few_shot(source, *parse_fraction(config.fraction), seed=config.seed)
@@ -117,12 +95,6 @@ class Finetuning(Kind):
         if resolved and source.classes != resolved["classes"]:
             require_classes_of(resolved["classes"], source)
         return source, held_out
-
-    def _decoding(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Decoding:
-        if not resolved:
-            return decoding_of(self.loaded(config).encoder)
-        reads = resolved.get("bands", ()), resolved.get("value_range")
-        return decoding(resolved["in_chans"], *reads, resolved["mean"], resolved["std"])
 
     def _split(self, config: FinetuneConfig, reads: Decoding | None) -> tuple[Source, Source]:
         if config.labels is not None:
@@ -135,21 +107,13 @@ class Finetuning(Kind):
 
     def resolve(self, config: FinetuneConfig, source: Source, found: Scan) -> dict[str, Any]:
         encoder = self.loaded(config).encoder
-        size = pair(config.image_size) if config.image_size else encoder.image_size
-        require_size(size, encoder.patch)
+        size = self.size(config)
         if encoder.value_range is not None and config.randaug is not None:
             raise UsageError("RandAugment works on 8-bit images, these are not: --randaug none")
         weights = balanced(source) if config.class_weights == "balanced" else None
         return {
-            "model": self.loaded(config).what,
+            **self.of_encoder(config, size),
             "classes": source.classes,
-            "in_chans": encoder.in_chans,
-            "image_size": list(size),
-            "encoder": method_arguments(encoder.create),
-            "mean": encoder.mean.flatten().tolist(),
-            "std": encoder.std.flatten().tolist(),
-            "value_range": encoder.value_range,
-            "bands": list(encoder.bands),
             "class_weights": weights,
             "crop_pct": crop_share(config.crop_pct, size),
         }
@@ -179,34 +143,16 @@ class Finetuning(Kind):
                 bands=resolved.get("bands", ()),
             )
 
-    def start(self, config: FinetuneConfig, method: nn.Module) -> str | None:
-        assert isinstance(method, Classifier)
-        if config.random_weights:
-            return "random weights (training from scratch)"
-        return start_from(method.encoder, config.model, keep_sincos=False)
-
-    def groups(self, config: FinetuneConfig, method: nn.Module) -> list[dict[str, Any]]:
-        assert isinstance(method, Classifier)
-        return method.param_groups(config.weight_decay, config.layer_decay)
-
     def transform(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> Transform:
         height, width = resolved["image_size"]
         train = TrainTransform((height, width), config.crop, config.flip, config.seed)
         mean, std = resolved["mean"], resolved["std"]
         return AugmentTransform(train, config.randaug, config.erasing, mean, std)
 
-    def evaluator(
-        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
-    ) -> Callable[[State], Mapping[str, Any]]:
-        def evaluate(state: State) -> dict[str, Any]:
-            if state.step == plan.total:
-                return {}  # `finish` tests, and logs
-            with averaged(state.ema):
-                found = self._test(job, state)
-            main = "mAP" if job.config.multi_label else "accuracy"
-            return {f"test_{main}": found[main], "test_loss": found["loss"]}
-
-        return evaluate
+    def measured(self, job: Job, state: State) -> dict[str, Any]:
+        found = self._test(job, state)
+        main = "mAP" if job.config.multi_label else "accuracy"
+        return {f"test_{main}": found[main], "test_loss": found["loss"]}
 
     def _test(self, job: Job, state: State, folder: Path | None = None) -> dict[str, Any]:
         config, resolved, source = job.config, job.resolved, job.held_out
@@ -239,9 +185,6 @@ class Finetuning(Kind):
             ),
         ]
 
-    def about(self, config: FinetuneConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
-        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
-
     def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
         values = self._test(job, state, folder.path)
         main = "mAP" if job.config.multi_label else "accuracy"
@@ -264,17 +207,6 @@ def require_classes_of(classes: list[str], source: Source) -> None:
         f"{source.name} has {len(source.classes)} classes, the run began with {len(classes)}"
         f" (differ: {', '.join(odd) or 'their order'}). Give the folder as it was, or another --out"
     )
-
-
-def require_size(size: tuple[int, int], patch: tuple[int, int]) -> None:
-    """Raise UsageError unless an image divides into whole patches."""
-    for side, step in zip(size, patch, strict=True):
-        if side % step or side < step:
-            low = max(side // step, 1) * step
-            raise UsageError(
-                f"--image-size {side} is not a multiple of patch {step}. Nearest: {low} or"
-                f" {low + step}"
-            )
 
 
 def balanced(source: Source) -> list[float]:

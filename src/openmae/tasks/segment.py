@@ -5,8 +5,7 @@ same loop, and the same exact resume, as pretraining.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,31 +13,24 @@ from torch import nn
 
 from openmae.config.base import Options
 from openmae.config.segment import SegmentConfig
-from openmae.config.training import pair
 from openmae.data.check import Scan, scan
 from openmae.data.crops import CropTransform
 from openmae.data.loader import Transform
 from openmae.data.maskfile import Labels
 from openmae.data.masks import MaskSource
 from openmae.data.masksets import MaskSets, Said, open_masks
-from openmae.data.sources import Source, short_name
-from openmae.data.values import Decoding
+from openmae.data.sources import Source
 from openmae.data.weights import weigh
-from openmae.engine.ema import averaged
 from openmae.engine.log import say, warn
-from openmae.engine.loop import Plan, State
-from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.loop import State
+from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError
 from openmae.methods.segment import Segmenter
-from openmae.models.encoder import method_arguments
 from openmae.tasks.arguments import require_order
-from openmae.tasks.decoding import decoding, decoding_of
-from openmae.tasks.finetune import require_size
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.fromencoder import FromEncoder
+from openmae.tasks.kind import Job
 from openmae.tasks.segmentation import PICTURES, Scores, Test, measures, score, tell, write_report
 from openmae.tasks.training import train_run
-from openmae.weights import Loaded, load_any
-from openmae.weights.start import start_from
 
 TWINS: dict[str, tuple[dict[str, Any], str]] = {
     "random_weights": ({"random_weights": True, "layer_decay": 1.0}, "random weights"),
@@ -80,7 +72,7 @@ def run(config: SegmentConfig, options: Options) -> Results:
     return both
 
 
-class Segmenting(Kind):
+class Segmenting(FromEncoder):
     """A class for every pixel of images with masks."""
 
     task = "segment"
@@ -89,21 +81,8 @@ class Segmenting(Kind):
     architecture = ("model", "random_weights", "frozen", "head", "head_dim", "image_size")
 
     def __init__(self) -> None:
-        self._loaded: Loaded | None = None
+        super().__init__()
         self._sets: MaskSets | None = None
-
-    def loaded(self, config: SegmentConfig) -> Loaded:
-        """The model that the run starts from, read once."""
-        if self._loaded is None:
-            self._loaded = load_any(config.model)
-            for notice in self._loaded.notices:
-                warn(notice)
-        return self._loaded
-
-    def default_out(self, config: SegmentConfig) -> Path:
-        model = Path(config.model).expanduser()
-        root = model if (model / CONFIG).is_file() else Path("runs")
-        return root / f"segment-{short_name(config.data)}"
 
     def default_recipe(self, config: SegmentConfig, device_type: str) -> str:
         if device_type != "cuda":
@@ -118,7 +97,7 @@ class Segmenting(Kind):
         self, config: SegmentConfig, resolved: Mapping[str, Any]
     ) -> tuple[Source, Source | None]:
         known = None
-        reads = decoding_of(self.loaded(config).encoder) if not resolved else _reads(resolved)
+        reads = self.reads(config, resolved)
         if resolved:
             known = (resolved["classes"], Labels.of(resolved["labels"]))
         share = config.test_fraction
@@ -142,28 +121,22 @@ class Segmenting(Kind):
     def resolve(self, config: SegmentConfig, source: Source, found: Scan) -> dict[str, Any]:
         encoder, sets = self.loaded(config).encoder, self._sets
         assert sets is not None
-        size = pair(config.image_size) if config.image_size else encoder.image_size
-        require_size(size, encoder.patch)
+        size = self.size(config)
         if config.colours and (encoder.in_chans != 3 or encoder.value_range is not None):
             warn("colours are changed in 8-bit RGB images alone, not in these")
         return {
-            "model": self.loaded(config).what,
+            **self.of_encoder(config, size),
             "classes": sets.names,
             "labels": json.loads(json.dumps(sets.labels.record())),
-            "in_chans": encoder.in_chans,
-            "image_size": list(size),
-            "encoder": method_arguments(encoder.create),
-            "mean": encoder.mean.flatten().tolist(),
-            "std": encoder.std.flatten().tolist(),
-            "value_range": encoder.value_range,
-            "bands": list(encoder.bands),
         }
 
     def recheck(self, config: SegmentConfig, resolved: Mapping[str, Any], source: Source) -> None:
         assert isinstance(source, MaskSource)
         scan(source.images(), resolved["in_chans"], measure=False, fixed=True)
         known = (resolved["classes"], Labels.of(resolved["labels"]))
-        open_masks(config.data, _said(config), _reads(resolved), config.test_fraction, known)
+        open_masks(
+            config.data, _said(config), self.reads(config, resolved), config.test_fraction, known
+        )
 
     def build(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> Segmenter:
         with torch.random.fork_rng(devices=[]):
@@ -185,16 +158,6 @@ class Segmenting(Kind):
                 bands=resolved["bands"],
             )
 
-    def start(self, config: SegmentConfig, method: nn.Module) -> str | None:
-        assert isinstance(method, Segmenter)
-        if config.random_weights:
-            return "random weights (training from scratch)"
-        return start_from(method.encoder, config.model, keep_sincos=False)
-
-    def groups(self, config: SegmentConfig, method: nn.Module) -> list[dict[str, Any]]:
-        assert isinstance(method, Segmenter)
-        return method.param_groups(config.weight_decay, config.layer_decay)
-
     def transform(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> Transform:
         height, width = resolved["image_size"]
         deep = resolved["value_range"] is not None
@@ -212,17 +175,9 @@ class Segmenting(Kind):
         transform: Transform = made  # of whole samples
         return transform
 
-    def evaluator(
-        self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
-    ) -> Callable[[State], Mapping[str, Any]]:
-        def evaluate(state: State) -> dict[str, Any]:
-            if state.step == plan.total:
-                return {}  # `finish` tests, and logs
-            with averaged(state.ema):
-                values = measures(self._scores(job, state).confusion)
-            return {f"test_{name}": values[name] for name in ("mIoU", "aAcc")}
-
-        return evaluate
+    def measured(self, job: Job, state: State) -> dict[str, Any]:
+        values = measures(self._scores(job, state).confusion)
+        return {f"test_{name}": values[name] for name in ("mIoU", "aAcc")}
 
     def _scores(self, job: Job, state: State, pictures: int = 0) -> Scores:
         assert isinstance(state.method, Segmenter)
@@ -244,9 +199,6 @@ class Segmenting(Kind):
                 f" {sum(parts) / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained ({which})",
             ),
         ]
-
-    def about(self, config: SegmentConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
-        return {"classes": json.dumps(resolved["classes"])} | super().about(config, resolved)
 
     def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
         assert isinstance(state.method, Segmenter)
@@ -270,11 +222,6 @@ _NOTHING: tuple[list[str], Labels] = ([], Labels())
 
 def _said(config: SegmentConfig) -> Said:
     return Said(config.masks, config.classes, config.palette, config.ignore_label)
-
-
-def _reads(resolved: Mapping[str, Any]) -> Decoding:
-    reads = resolved["bands"], resolved["value_range"]
-    return decoding(resolved["in_chans"], *reads, resolved["mean"], resolved["std"])
 
 
 def _class_line(classes: list[str]) -> str:

@@ -6,18 +6,17 @@ from openmae.config.base import Options
 from openmae.config.segment import SegmentEvaluateConfig, SegmentPredictConfig
 from openmae.data.maskfile import Labels
 from openmae.data.masksets import Said, open_masks, test_part
-from openmae.engine.device import resolve_device, resolve_precision
+from openmae.engine.device import resolve_precision
 from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
-from openmae.errors import StorageError
 from openmae.methods.segment import Segmenter
-from openmae.tasks.arguments import require_order
 from openmae.tasks.decoding import decoding_of, require_fit
+from openmae.tasks.fromencoder import open_trained
 from openmae.tasks.reading import dry
 from openmae.tasks.resultfolder import nothing_left, result_folder
 from openmae.tasks.segmentation import PICTURES, Test, measures, score, tell, write_report
-from openmae.weights import Loaded, load_any
+from openmae.weights import Loaded
 
 
 def run(config: SegmentEvaluateConfig, options: Options) -> Results:
@@ -64,23 +63,15 @@ def open_segmenter(
     Raises:
         StorageError: it is another model.
     """
-    require_order(config.model, config.data)
-    device = resolve_device(config.device)
-    loaded = load_any(config.model)
-    for notice in loaded.notices:
-        warn(notice)
-    model = loaded.model
-    if not isinstance(model, Segmenter):
-        raise StorageError(
-            f"{config.model} is no segmenter yet. First: openmae segment {config.model} DATA"
-        )
+    refusal = f"is no segmenter yet. First: openmae segment {config.model} DATA"
+    model, loaded = open_trained(config, Segmenter, refusal)
     height, width = model.encoder.image_size
     say(
         "Model",
         f"{loaded.what}; {model.encoder.create['model_name']}, windows of {height}x{width} px,"
         f" {len(model.classes)} classes",
     )
-    return model.to(device), loaded
+    return model, loaded
 
 
 def how(config: SegmentEvaluateConfig | SegmentPredictConfig, model: Segmenter) -> Test:
