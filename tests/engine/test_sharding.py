@@ -13,7 +13,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from openmae.engine.distributed import World
 from openmae.engine.parallel import SHARD_ABOVE, choose_layout
-from openmae.engine.sharding import Wholes, clip, fill, like, local, total_norm, whole
+from openmae.engine.sharding import Wholes, clip, fill, local, total_norm, whole
 
 
 @pytest.fixture(params=[0, 1, 3])
@@ -46,16 +46,12 @@ def test_copies_of_parts(rank):
     )
     fill(own, full)
     assert torch.equal(local(own), full.chunk(2)[rank % 2])
-    again = like(torch.ones(4), own)
-    assert isinstance(again, DTensor)
-    assert again.shape == own.shape
 
 
 def test_plain_tensors_are_themselves():
     tensor = torch.arange(3.0)
     assert whole(tensor) is tensor
     assert local(tensor) is tensor
-    assert like(tensor, tensor) is tensor
     other = torch.zeros(3)
     fill(other, tensor)
     assert torch.equal(other, tensor)

@@ -30,22 +30,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(local_part: Tensor, tensor: Tensor) -> Tensor:
-    """A part of this rank as the distributed tensor that it belongs to, in the layout of
-    `tensor`.
-    """
-    if not isinstance(tensor, DTensor):
-        return local_part
-    return DTensor.from_local(
-        local_part,
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
-
-
 class Wholes:
     """(name, whole tensor) of named tensors, one in memory at a time. `finish` goes through those
     that nobody asked for, since the other ranks wait to give their parts.
