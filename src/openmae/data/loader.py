@@ -130,8 +130,8 @@ class TrainBatches(Dataset[Batch]):
         return self._made(sample, draws), sample
 
 
-STACKED = ("image", "mask")
-"""What a dense transform gives in one size for all images; the rest stays a list of rows."""
+STACKED = ("image", "mask", "local")
+"""What a transform of samples gives in one size for all images; the rest stays a list of rows."""
 
 
 def collated(made: Sequence[Any]) -> Batch:
