@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openmae.models.gathering import all_sum, ranks
@@ -74,11 +73,3 @@ def head(sizes: list[int], last_norm: bool = True, last_affine: bool = False) ->
         elif last_norm:
             layers.append(BatchNorm(out, affine=last_affine))
     return nn.Sequential(*layers)
-
-
-def spread(features: Tensor) -> Tensor:
-    """How far apart features (N, D) are: the standard deviation of their normalised components,
-    times sqrt(D): 1 on the whole sphere, 0 where they have collapsed. 0-dim, without gradient.
-    """
-    rows = F.normalize(features.detach().float(), dim=-1)
-    return rows.std(0, correction=0).mean() * rows.shape[1] ** 0.5

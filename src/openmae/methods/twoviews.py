@@ -1,0 +1,137 @@
+"""What the methods that compare two views of an image share: the views, the feature of an image,
+and the momentum encoder.
+
+B images, C channels, D width of the encoder.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openmae.errors import UsageError
+from openmae.methods.base import Base, Randomness, follow
+from openmae.models.collapse import effective_rank, spread
+from openmae.models.encoder import Encoder
+
+
+class TwoViews(Base):
+    """Two views of each image; the augmentation is MoCo v3's and BYOL's by default, with blur and
+    solarisation unlike in the two views.
+
+    Args:
+        pool: the feature of an image: "cls" token, or "mean" of the patch tokens, after the final
+            norm.
+        frozen_patch: the patch projection stays random, as in MoCo v3, which found it stabler.
+        crop_area: smallest share of the area of a crop.
+        flip: whether half of the views are mirrored.
+        jitter: largest change of brightness and contrast.
+        saturation, hue: largest change of these.
+        blur: whether views are blurred: the first always, the second one time in ten.
+        solarize: whether the second view is solarised, one time in five.
+        encoder: as of `Base`.
+    """
+
+    batch_coupled = True
+
+    def __init__(
+        self,
+        pool: str = "cls",
+        frozen_patch: bool = True,
+        crop_area: float = 0.08,
+        flip: bool = True,
+        jitter: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        blur: bool = True,
+        solarize: bool = True,
+        **encoder: Any,
+    ) -> None:
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "encoder")}
+        super().__init__(**encoder)
+        self.arguments |= given
+        prefix = self.encoder.num_prefix_tokens
+        if pool not in ("cls", "mean") or (pool == "cls" and not prefix):
+            raise UsageError(f"pool={pool}: should be cls (of encoders that have it) or mean")
+        self.pool = pool
+        self.encoder.vit.patch_embed.proj.requires_grad_(not frozen_patch)
+
+    def views(self) -> list[dict[str, Any]] | None:
+        """The two views (see `Base.views`)."""
+        told = self.arguments
+        alike = {
+            "crop": (told["crop_area"], 1.0),
+            "flip": told["flip"],
+            "jitter": (told["jitter"], told["jitter"], told["saturation"], told["hue"]),
+        }
+        blur, solarize = float(told["blur"]), float(told["solarize"])
+        return [
+            alike | {"blur_p": blur},
+            alike | {"blur_p": 0.1 * blur, "solarize_p": 0.2 * solarize},
+        ]
+
+    def feature(self, encoder: Encoder, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> one feature each (N, D)."""
+        tokens: Tensor = encoder(images)
+        if self.pool == "cls":
+            return tokens[:, 0]
+        return tokens[:, encoder.num_prefix_tokens :].mean(1)
+
+
+def both(batch: Mapping[str, Any] | Tensor) -> Tensor:
+    """Two views (B, 2, C, H, W), or a batch with them -> (2 * B, C, H, W), the first ones first.
+
+    Raises:
+        ValueError: another number of views.
+    """
+    images: Tensor = batch["image"] if isinstance(batch, Mapping) else batch
+    if images.ndim != 5 or images.shape[1] != 2:
+        raise ValueError(f"two views of each image are needed, not {tuple(images.shape)}")
+    return images.transpose(0, 1).flatten(0, 1)
+
+
+def result(sample_loss: Tensor, features: Tensor) -> dict[str, Tensor]:
+    """What a method returns: the mean of the losses (B,), these, and how far from collapse the
+    features of the encoder (N, D) are.
+    """
+    return {
+        "loss": sample_loss.mean(),
+        "sample_loss": sample_loss.detach(),
+        "feature_spread": spread(features),
+        "effective_rank": effective_rank(features),
+    }
+
+
+def wide(values: Tensor) -> Tensor:
+    """At least float32: losses are never computed in less."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def momentum_at(start: float, progress: float) -> float:
+    """The momentum of a teacher: from `start` to 1 by half a cosine over the run."""
+    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Momentum(nn.Module):
+    """A copy of encoder and projector that follows them, without gradients."""
+
+    def __init__(self, encoder: Encoder, projector: nn.Module, momentum: float) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise UsageError(f"momentum={momentum}: should be between 0 and 1")
+        self.encoder, self.projector = copy.deepcopy(encoder), copy.deepcopy(projector)
+        self.momentum = momentum
+        self.requires_grad_(False)
+
+    def follow(
+        self, encoder: Encoder, projector: nn.Module, rand: Randomness, skipped: Tensor
+    ) -> None:
+        """Move towards the live ones, unless the step was skipped."""
+        momentum = momentum_at(self.momentum, rand.progress)
+        follow(self.encoder, encoder, momentum, skipped)
+        follow(self.projector, projector, momentum, skipped)
