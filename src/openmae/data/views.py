@@ -81,7 +81,7 @@ class ViewsTransform:
 
     def __post_init__(self) -> None:
         made = [v if isinstance(v, View) else View(**v) for v in self.views]
-        sized = [replace(v, size=tuple(v.size or self.size)) for v in made]
+        sized = [replace(v, size=v.size or self.size) for v in made]
         object.__setattr__(self, "views", tuple(sized))
 
     def draws(self, position: int, rows: int) -> NDArray[np.float64]:
@@ -106,7 +106,7 @@ class ViewsTransform:
         tries = draws[: 4 * _TRIES].reshape(_TRIES, 4).copy()
         # `crop_box` draws areas from `low` to 1
         tries[:, 0] *= (high - low) / (1 - low) if low < 1 else 0.0
-        box = crop_box(*image.shape[-2:], low, tries)
+        box = crop_box(image.shape[1], image.shape[2], low, tries)
         out = tv.resized_crop(image, *box, list(view.size), _BICUBIC, antialias=True)
         own = draws[4 * _TRIES :].tolist()
         if view.flip and own[0] < 0.5:
