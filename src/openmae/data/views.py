@@ -45,8 +45,8 @@ class View:
         jitter: largest change of brightness, contrast, saturation and hue. Saturation and hue are
             those of 3 channels.
         jitter_p, gray_p, blur_p, solarize_p: probability of each. Gray is of 3 channels.
-        sigma: smallest and largest width of the blur, in pixels at a size of 224; it is scaled with
-            the size.
+        sigma: smallest and largest width of the blur, in pixels where images are of 224; it is
+            scaled with the size of the method's images.
     """
 
     size: tuple[int, int] | None = None
@@ -121,7 +121,7 @@ class ViewsTransform:
             unit = _gray(unit).expand(3, -1, -1)
         if changes[2]:
             least, most = view.sigma
-            unit = blurred(unit, (least + (most - least) * own[9]) * min(view.size) / 224)
+            unit = blurred(unit, (least + (most - least) * own[9]) * min(self.size) / 224)
         if own[10] < view.solarize_p:
             unit = torch.where(unit >= 0.5, 1 - unit, unit)
         return self._back(unit, out)
