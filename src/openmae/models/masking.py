@@ -1,4 +1,5 @@
-"""Which patches are hidden: random, block-wise and grid-wise sampling (Table 1f of the paper).
+"""Which patches are hidden: random, block-wise and grid-wise sampling (Table 1f of the paper),
+several blocks, and units of patches.
 
 A mask is a function (grid, uniform, batch, ratio) -> priority (B, L). The K patches of smallest
 priority are kept, K = int(L * (1 - ratio)) as in the published code; the rest are hidden.
@@ -15,6 +16,9 @@ from torch import Tensor
 
 Uniform = Callable[[str, tuple[int, ...]], Tensor]
 Mask = Callable[[tuple[int, int], Uniform, int, float], Tensor]
+
+MOST_RECTANGLES = 64
+"""Of a block mask; what they leave to hide, noise hides."""
 
 
 def cell(ratio: float) -> int:
@@ -54,22 +58,56 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
     A patch ranks by the first rectangle that covers it; noise breaks ties, so that exactly L - K
     are hidden.
     """
-    h, w = grid
-    length, max_rectangles = h * w, 64
-    hidden = length - num_kept(length, ratio)
+    length = grid[0] * grid[1]
     smallest = length * 16 / 196
+
+    def size(draws: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
+        area = smallest + draws[:, 0] * (remaining - smallest).clamp(min=0)
+        aspect = torch.exp(math.log(0.3) + draws[:, 1] * (math.log(1 / 0.3) - math.log(0.3)))
+        return area, aspect
+
     noise = uniform("mask", (batch, length))
-    draws = uniform("mask-blocks", (batch, max_rectangles, 4)).double()
+    draws = uniform("mask-blocks", (batch, MOST_RECTANGLES, 4)).double()
+    return _in_turn(grid, draws, length - num_kept(length, ratio), size) + noise
+
+
+def multiblock(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> Tensor:
+    """Several blocks of one size, as the targets of I-JEPA (arXiv 2301.08243): 0.15 to 0.2 of the
+    area, aspect 0.75 to 1.5, drawn once for each sample; blocks may overlap.
+
+    As many blocks as it takes to hide exactly L - K patches, the last one in part; there four of
+    them, and a context that is the rest of another block.
+    """
+    length = grid[0] * grid[1]
+    noise = uniform("mask", (batch, length))
+    shape = uniform("mask-size", (batch, 2)).double()
+    draws = uniform("mask-blocks", (batch, MOST_RECTANGLES, 4)).double()
+    area = length * (0.15 + 0.05 * shape[:, 0])
+    aspect = 0.75 + 0.75 * shape[:, 1]
+    hidden = length - num_kept(length, ratio)
+    return _in_turn(grid, draws, hidden, lambda own, remaining: (area, aspect)) + noise
+
+
+def _in_turn(
+    grid: tuple[int, int],
+    draws: Tensor,
+    hidden: int,
+    size: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Rectangles until `hidden` patches are covered: the rank of each patch (B, L), 0 for none,
+    else the earlier the larger.
+
+    `draws` (B, rectangles, 4) places them; `size` makes area and aspect (B,) of the draws of one
+    (B, 4) and of how many patches are still to be covered (B,).
+    """
+    (h, w), (batch, most) = grid, draws.shape[:2]
     row, col = torch.arange(h)[None, :, None], torch.arange(w)[None, None, :]
-    rank = torch.zeros(
-        batch, h, w, dtype=torch.float64
-    )  # 0: no rectangle; else the earlier, the larger
-    for i in range(max_rectangles):
+    rank = torch.zeros(batch, h, w, dtype=torch.float64)
+    for i in range(most):
         remaining = hidden - (rank > 0).sum((1, 2))
         if not (remaining > 0).any():
             break
-        area = smallest + draws[:, i, 0] * (remaining - smallest).clamp(min=0)
-        aspect = torch.exp(math.log(0.3) + draws[:, i, 1] * (math.log(1 / 0.3) - math.log(0.3)))
+        area, aspect = size(draws[:, i], remaining)
         height = (area * aspect).sqrt().round().clamp(1, h).long()
         width = (area / aspect).sqrt().round().clamp(1, w).long()
         top = (draws[:, i, 2] * (h - height + 1)).long().clamp(max=h - 1)[:, None, None]
@@ -83,8 +121,26 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
         # A finished sample takes no further rectangle: its mask must not depend on the rest of the
         # batch.
         new = inside & (rank == 0) & (remaining > 0)[:, None, None]
-        rank[new] = max_rectangles - i
-    return rank.flatten(1) + noise
+        rank[new] = most - i
+    return rank.flatten(1)
+
+
+def unit(
+    grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float, side: int = 4
+) -> Tensor:
+    """Random sampling of units of side x side patches (Pixio has 4 x 4; SimMIM's 32 px are 2 x 2 of
+    16), smaller ones at the far edges of a grid that does not divide. Exactly K patches are kept:
+    one unit may be hidden in part.
+    """
+    h, w = grid
+    rows, cols = -(-h // side), -(-w // side)
+    if rows * cols < 2:
+        raise ValueError(f"mask units of {side}x{side} patches need a grid larger than {h}x{w}")
+    noise = uniform("mask", (batch, h * w))
+    order = uniform("mask-units", (batch, rows * cols)).argsort(dim=1, stable=True)
+    rank = order.argsort(dim=1).double().unflatten(1, (rows, cols))
+    each = rank.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+    return each[:, :h, :w].flatten(1) + noise
 
 
 def grid_wise(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> Tensor:
@@ -102,7 +158,13 @@ def grid_wise(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float)
     return (~kept).float().flatten().expand(batch, -1)
 
 
-MASKS: dict[str, Mask] = {"random": random, "block": block, "grid": grid_wise}
+MASKS: dict[str, Mask] = {
+    "random": random,
+    "block": block,
+    "grid": grid_wise,
+    "multiblock": multiblock,
+    "unit": unit,
+}
 """Name -> mask. To add one, write the function above and its line here."""
 
 
