@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openmae.models.blocks import DecoderBlock
+from openmae.models.fusing import Blend
 from openmae.models.initialise import token, xavier_linear
 from openmae.models.positions import sincos_2d
 
@@ -24,6 +25,7 @@ class Decoder(nn.Module):
         num_prefix_tokens: class and register tokens, which pass through the decoder as well.
         out_dim: values predicted for a patch.
         dim, depth, num_heads: size of the decoder.
+        fuse: n, encoder blocks whose outputs are summed for it; 0 for the last one's alone.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Decoder(nn.Module):
         dim: int = 512,
         depth: int = 8,
         num_heads: int = 16,
+        fuse: int = 0,
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
@@ -45,11 +48,14 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pred = nn.Linear(dim, out_dim)
+        self.fusion = Blend(fuse) if fuse else None
 
     def initialise(self) -> None:
         """The paper's initialisation."""
         xavier_linear(self)
         token(self.mask_token)
+        if self.fusion is not None:
+            self.fusion.initialise()
 
     def forward(
         self, latent: Tensor, kept: Tensor, hidden: Tensor, positions: Tensor | None = None

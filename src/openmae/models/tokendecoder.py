@@ -76,18 +76,13 @@ class PointDecoder(nn.Module):
     """A prediction from each token alone: one linear layer (SimMIM), or two with a GELU between.
 
     Args:
-        encoder_dim: E. grid: rows and columns of patches. num_prefix_tokens: P.
+        encoder_dim: E. num_prefix_tokens: P.
         out_dim: values predicted for a patch.
         dim: hidden width of "mlp"; 0 for one linear layer.
     """
 
     def __init__(
-        self,
-        encoder_dim: int,
-        grid: tuple[int, int],
-        num_prefix_tokens: int,
-        out_dim: int,
-        dim: int = 0,
+        self, encoder_dim: int, num_prefix_tokens: int, out_dim: int, dim: int = 0
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
