@@ -51,5 +51,6 @@ def _together(config: Settings) -> Iterator[tuple[str, str]]:
         yield "decoder_fusion", " needs mask-tokens decoder. Leave one of them out"
     if mask == "grid" and getattr(config, "mask_ratio_end", None) is not None:
         yield "mask_ratio_end", ": mask grid has one ratio. Use another mask"
-    if getattr(config, "uniformity", 0) and getattr(config, "micro_batch", None):
+    parts, batch = getattr(config, "micro_batch", None), getattr(config, "batch_size", None)
+    if getattr(config, "uniformity", 0) and parts not in (None, batch):
         yield "uniformity", " couples the images of a batch. Leave micro-batch out"
