@@ -1,0 +1,94 @@
+"""Targets other than pixels: a run end to end, its checkpoint, what it refuses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import openmae
+from openmae.cli import main
+from openmae.config import resolve
+from openmae.config.pretrain import PretrainConfig
+from openmae.engine.runfolder import read_jsonl
+
+STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1)
+
+
+@pytest.fixture
+def cli(capsys):
+    def call(*words):
+        code = main([str(w) for w in words])
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+@pytest.fixture
+def photos(make_images, tmp_path):
+    make_images(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+def pretrain(cli, photos, out, tiny, *words):
+    return cli("pretrain", photos, "--out", out, *tiny, *STEPS, *words)
+
+
+def rows(out):
+    return [(r["step"], r["loss"]) for r in read_jsonl(out / "metrics.jsonl") if "loss" in r]
+
+
+def test_pca_learns_of_the_data_and_resumes_exactly(cli, tiny, photos, tmp_path):
+    words = ("--target", "pca", "--target-args", "components=5")
+    said = pretrain(cli, photos, tmp_path / "whole", tiny, *words)
+    assert said.code == 0, said.err
+    assert "target pca: 5 components of" in said.out
+    first = pretrain(cli, photos, tmp_path / "broken", tiny, *words, "--time-limit", "0s")
+    assert first.code == 75
+    again = pretrain(cli, photos, tmp_path / "broken", tiny, *words)
+    assert again.code == 0, again.err
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+    whole, broken = (openmae.load(tmp_path / name) for name in ("whole", "broken"))
+    assert whole.target == "pca"
+    assert torch.equal(whole.predicts.basis, broken.predicts.basis)
+    eye = whole.predicts.basis.T @ whole.predicts.basis
+    torch.testing.assert_close(eye, torch.eye(5), rtol=0, atol=1e-5)
+    assert whole.predicts.mean.any()
+    for words in (
+        ("reconstruct", tmp_path / "whole", photos, "-o", tmp_path / "x.png"),
+        ("convert", tmp_path / "whole", "--to", "official", "-o", tmp_path / "x.pth"),
+        ("convert", tmp_path / "whole", "--to", "hf", "-o", tmp_path / "hf"),
+    ):
+        said = cli(*words)
+        assert said.code in (2, 4), (words, said.out)
+        assert "pca" in said.err
+        assert len(said.err.strip().splitlines()) <= 4
+
+
+def test_hog_trains(cli, tiny, photos, tmp_path):
+    said = pretrain(cli, photos, tmp_path / "hog", tiny, "--target", "hog")
+    assert said.code == 0, said.err
+    assert len(rows(tmp_path / "hog")) == 4
+
+
+def test_wrong_arguments(cli, tiny, photos, tmp_path):
+    for words, told in [
+        (("--target", "hog", "--target-args", "cel=4"), "Did you mean cell?"),
+        (("--target", "hog", "--target-args", "cell=x"), "should be a whole number"),
+        (("--target", "hog", "--target-args", "cell"), "should be NAME=VALUE"),
+        (("--target", "hog", "--target-args", "cell=3"), "do not fill a patch of 8x8"),
+        (("--target", "pca", "--target-args", "components=999"), "a patch has 192 values"),
+        (("--target", "pixels", "--target-args", "cell=4"), "target pixels has no cell"),
+    ]:
+        said = pretrain(cli, photos, tmp_path / "no", tiny, *words)
+        assert said.code == 2, (words, said.out)
+        assert told in said.err
+        assert len(said.err.strip().splitlines()) <= 4
+
+
+def test_arguments_of_another_target_of_the_recipe_go():
+    base = {"target": "hog", "target_args": ["cell=4"], "steps": 1}
+    config = resolve(PretrainConfig, {"data": "digits", "target": "pca"}, base)
+    assert config.target_args == ()
