@@ -92,3 +92,16 @@ def test_arguments_of_another_target_of_the_recipe_go():
     base = {"target": "hog", "target_args": ["cell=4"], "steps": 1}
     config = resolve(PretrainConfig, {"data": "digits", "target": "pca"}, base)
     assert config.target_args == ()
+
+
+def test_a_run_keeps_its_kind_of_target(cli, tiny, photos, tmp_path):
+    out = tmp_path / "run"
+    assert pretrain(cli, photos, out, tiny, "--time-limit", "0s").code == 75
+    before = (out / "config.yaml").read_bytes()
+    other = ("--target", "hog", "--allow-change", "target")
+    said = pretrain(cli, photos, out, tiny, *other)
+    assert said.code == 2
+    assert "the run predicts norm_pixels" in said.err
+    assert (out / "config.yaml").read_bytes() == before
+    near = ("--target", "pixels", "--allow-change", "target")
+    assert pretrain(cli, photos, out, tiny, *near).code == 0

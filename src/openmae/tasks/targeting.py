@@ -32,6 +32,18 @@ def target_arguments(config: PretrainConfig) -> dict[str, Any]:
     return dict(_read(word, own, config.target) for word in config.target_args)
 
 
+def require_same_parts(config: PretrainConfig, resolved: Mapping[str, Any]) -> None:
+    """Raise UsageError if a continued run's weights do not fit its target: only pixels and
+    normalised pixels can take each other's place.
+    """
+    before, now = resolved.get("predicts", "pixels"), config.target
+    if before != now and not (TARGETS[before].pictures and TARGETS[now].pictures):
+        raise UsageError(
+            f"--target {now}: the run predicts {before}, with other weights. Give another --out,"
+            " and --init RUN to start from its encoder"
+        )
+
+
 def _read(word: str, own: Mapping[str, Any], target: str) -> tuple[str, Any]:
     name, _, text = word.partition("=")
     if name not in own:
