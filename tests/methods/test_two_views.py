@@ -11,11 +11,13 @@ from torch import Tensor
 from twoview_models import NOT_SKIPPED, SIZE, SKIPPED, TWO_VIEWS, pairs, rand_at, tiny, train
 
 from openmae.errors import UsageError
+from openmae.methods import METHODS
 from openmae.methods.base import own_arguments
 from openmae.methods.byol import distance
 from openmae.methods.mocov3 import contrast
 from openmae.methods.simclr import nt_xent
 from openmae.methods.twoviews import both, momentum_at
+from openmae.weights.methodfile import load_method, save_method
 
 
 def made(shift: float) -> Tensor:
@@ -190,6 +192,19 @@ def test_refused(name, more, words):
 def test_one_view_is_refused():
     with pytest.raises(ValueError, match="two views"):
         tiny("byol")({"image": pairs()[:, 0]})
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_a_file_makes_it_again(name, tmp_path):
+    method = tiny(name, blur=False).float()
+    save_method(tmp_path / "method.safetensors", method)
+    again = load_method(tmp_path / "method.safetensors")
+    assert type(again) is METHODS[name] is TWO_VIEWS[name]
+    assert again.views() == method.views()
+    state = method.state_dict()
+    assert state.keys() == again.state_dict().keys()
+    assert all(torch.equal(v, state[n]) for n, v in again.state_dict().items())
+    assert not any(p.requires_grad for n, p in again.named_parameters() if "momentum." in n)
 
 
 # Learning.

@@ -208,7 +208,7 @@ def test_it_learns_a_batch_by_heart(variant):
 
 REFUSED = {
     "unknown": ({"decoder": "crosss"}, "should be self or cross"),
-    "fusion": ({"fusion": True}, "need decoder='cross'"),
+    "fusion": ({"fusion": True, "mask_tokens": "encoder"}, "fusion needs mask_tokens='decoder'"),
     "predict": ({"predict": 0.5}, "need decoder='cross'"),
     "predict 0": ({**CROSS, "predict": 0}, r"must be in \(0, 1\]"),
     "predict 2": ({**CROSS, "predict": 2}, r"must be in \(0, 1\]"),

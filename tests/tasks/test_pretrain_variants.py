@@ -33,6 +33,9 @@ VARIANTS = {
     "growing": "--progressive 4:0.25 6:0.5",
     "all": "--decoder cross --decoder-fusion --predict 0.5 --masks 2 --repeats 2"
     " --progressive 4:0.4",
+    "tokens": "--mask-tokens encoder --decoder linear --registers 1 --mask unit --mask-unit 2",
+    "options": "--decoder-fusion --mask multiblock --mask-ratio-end 0.5 --uniformity 0.01"
+    " --augment jitter",
 }
 
 
@@ -150,7 +153,14 @@ GOOD = {"data": "x", "image_size": 224, "patch_size": 16}
 REFUSED = {
     "predict": ({"predict": 0.5}, "predict 0.5: mask tokens of decoder self need each other"),
     "predict 0": ({"predict": 0, "decoder": "cross"}, "predict 0: should be greater than 0"),
-    "fusion": ({"decoder_fusion": True}, "decoder self has no decoder-fusion"),
+    "fusion": (
+        {"decoder_fusion": True, "mask_tokens": "encoder"},
+        "decoder_fusion True needs mask-tokens decoder",
+    ),
+    "linear": ({"decoder": "linear"}, "decoder linear reads one token a patch"),
+    "tokens": ({"decoder": "cross", "mask_tokens": "encoder"}, "decoder cross has its own"),
+    "end": ({"mask": "grid", "mask_ratio_end": 0.8}, "mask grid has one ratio"),
+    "uniformity": ({"uniformity": 0.01, "micro_batch": 8}, "couples the images of a batch"),
     "masks": ({"masks": 2, "mask": "grid"}, "masks 2: mask grid is the same every time"),
     "masks 0": ({"masks": 0}, "masks 0: should be greater than or equal to 1"),
     "not growing": ({"progressive": "224:0.5"}, "sizes must grow up to 224 224"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import field_validator, model_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting, shown
+from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
+from openmae.config.targetoptions import TargetName, TargetOptions
 from openmae.config.training import (
     DATA,
     MODEL,
@@ -21,13 +23,14 @@ from openmae.config.training import (
 )
 
 
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(TargetOptions, MaskOptions, TrainingConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
     parts_of: ClassVar = {
         "model": ("dim", "depth", "heads"),
         "channels": ("mean", "std"),
-        "decoder": ("decoder_fusion", "predict"),
+        "target": ("target_args",),
+        "decoder": ("decoder_fusion", "predict", "mask_tokens"),
         "image_size": ("progressive",),
     }
 
@@ -44,24 +47,20 @@ class PretrainConfig(TrainingConfig):
     image_size: Size = setting(224, "pixels: one number, or height and width", MODEL, "fixed")
     patch_size: Size | None = setting(None, "pixels; the model's own by default", MODEL, "fixed")
     channels: int = setting(3, "channels of the images", MODEL, "fixed", ge=1)
-    mask: Literal["random", "block", "grid"] = setting(
-        "random", "how patches are chosen", MODEL, "allow"
-    )
+    mask: MaskName = setting("random", "how patches are chosen", MODEL, "allow")
     mask_ratio: float = setting(0.75, "share of the patches to hide", MODEL, "allow")
-    target: Literal["norm_pixels", "pixels"] = setting(
-        "norm_pixels", "what is predicted", MODEL, "allow"
-    )
+    target: TargetName = setting("norm_pixels", "what is predicted", MODEL, "allow")
     decoder_dim: int = setting(512, "decoder width", MODEL, "fixed", gt=0)
     decoder_depth: int = setting(8, "decoder blocks", MODEL, "fixed", ge=1)
     decoder_heads: int = setting(16, "decoder heads", MODEL, "fixed", gt=0)
-    decoder: Literal["self", "cross"] = setting(
+    decoder: DecoderName = setting(
         "self",
         "cross: mask tokens only read visible ones (CrossMAE: fine-tuning equal)",
         MODEL,
         "fixed",
     )
     decoder_fusion: bool = setting(
-        False, "cross decoder: its blocks read learned sums of all encoder blocks", MODEL, "fixed"
+        False, "the decoder reads learned sums of all encoder blocks", MODEL, "fixed"
     )
     predict: float = setting(
         1.0,
@@ -176,12 +175,11 @@ class PretrainConfig(TrainingConfig):
 
     def _variants(self) -> Iterator[tuple[str, str]]:
         """What the cheaper variants need of each other; see docs/variants.md."""
-        if self.decoder == "self" and self.decoder_fusion:
-            yield "decoder", " has no decoder-fusion. Use decoder cross, or leave it out"
-        if self.decoder == "self" and self.predict < 1:
+        if self.decoder != "cross" and self.predict < 1:
             yield (
                 "predict",
-                ": mask tokens of decoder self need each other. Use decoder cross, or predict 1",
+                f": mask tokens of decoder {self.decoder} need each other. Use decoder cross, or"
+                " predict 1",
             )
         if self.masks > 1 and self.mask == "grid":
             yield "masks", ": mask grid is the same every time. Use mask random or block"

@@ -61,12 +61,19 @@ class MAESize:
     out: int  # values predicted for a patch
     cross: int | None = None  # hidden patches that a cross-attention decoder predicts
     masks: int = 1  # of each image in a step
+    inside: bool = False  # the encoder sees hidden patches as mask tokens
+    embedded: bool = True  # there is a linear layer between encoder and decoder
+
+    @property
+    def seen(self) -> int:
+        """Tokens of the encoder."""
+        return self.prefix + (self.patches if self.inside else self.kept)
 
     def forward(self) -> dict[str, float]:
         """Forward operations by part, of the published formulation: every patch is embedded,
         decoded and predicted (by a cross-attention decoder, those that it is asked for).
         """
-        seen, encoder, decoder = self.prefix + self.kept, self.encoder, self.decoder
+        seen, encoder, decoder = self.seen, self.encoder, self.decoder
         if self.cross is None:
             decoded = self.prefix + self.patches
             parts = {
@@ -74,7 +81,7 @@ class MAESize:
                 "mlp": decoder.mlp(decoded),
                 "attention": decoder.attention(decoded),
             }
-            embed = 2.0 * seen * encoder.width * decoder.width
+            embed = 2.0 * seen * encoder.width * decoder.width * self.embedded
         else:
             decoded, embed = self.cross, 0.0
             parts = decoder.cross(decoded, seen, encoder.width)

@@ -116,7 +116,7 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
         state.ema.update(skipped)
     after_step = getattr(method, "after_step", None)
     if after_step is not None:
-        after_step(rand)
+        after_step(rand, skipped)
     state.step, state.updating = step + 1, False
     return {"loss": loss, "grad_norm": norm, "skipped": skipped, "sample_loss": torch.cat(samples)}
 

@@ -67,7 +67,7 @@ def image_bytes(size: MAESize | ClassifierSize, precision: str, again: bool = Fa
     if isinstance(size, ClassifierSize):
         depth = size.encoder.depth if size.blocks is None else min(size.blocks, size.encoder.depth)
         return int(kept(everything, size.encoder.width, depth)) + 2 * pixels
-    encoder = kept(size.prefix + size.kept, size.encoder.width, size.encoder.depth)
+    encoder = kept(size.seen, size.encoder.width, size.encoder.depth)
     decoded = everything if size.cross is None else size.cross
     decoder = kept(decoded, size.decoder.width, size.decoder.depth)
     hidden = size.patches - size.kept if size.cross is None else size.cross

@@ -6,13 +6,19 @@ from __future__ import annotations
 
 from torch import nn
 
+from openmae.methods.byol import BYOL
 from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
 from openmae.methods.mae import MAE
+from openmae.methods.mocov3 import MoCoV3
 from openmae.methods.segment import Segmenter
+from openmae.methods.simclr import SimCLR
 
 METHODS: dict[str, type[nn.Module]] = {
     "mae": MAE,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "mocov3": MoCoV3,
     "classify": Classifier,
     "detect": Detector,
     "segment": Segmenter,

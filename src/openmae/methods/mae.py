@@ -7,50 +7,44 @@ B batch, C channels, L patches, K kept, M = L - K hidden, W = p*q*C values of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openmae.errors import UsageError, did_you_mean
-from openmae.models.crossdecoder import CrossDecoder, Fusion
-from openmae.models.decoder import Decoder
-from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
+from openmae.errors import UsageError
+from openmae.methods.base import Base, Randomness
+from openmae.methods.maeparts import decoder_of, fusion_of, grids_of, mask_of, tables_of, unknown
+from openmae.models.initialise import token
 from openmae.models.masking import MASKS, Mask, choose, for_each, moved, num_kept, some_of
+from openmae.models.masktokens import encode_masked, encode_masked_plain
 from openmae.models.patches import patchify, take
-from openmae.models.positions import GridTables
-from openmae.targets import TARGETS
+from openmae.models.uniformity import summary, uniformity
+from openmae.targets import TARGETS, Target
 
 
-class Randomness(Protocol):
-    """The step's randomness; `openmae.randomness.Rand` is the one that training uses."""
-
-    def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor: ...
-    def seed_of(self, purpose: str) -> int: ...
-
-
-class MAE(nn.Module):
+class MAE(Base):
     """The paper's model; the defaults are the paper's.
 
     Args:
-        encoder: a timm name of a plain ViT.
-        image_size: pixels, one number or (height, width); must divide by the patch.
-        patch_size: pixels, one number or (height, width); the encoder's own by default.
-        in_chans: channels, at least 1.
-        encoder_args: further arguments of `timm.create_model`, such as embed_dim, depth, num_heads.
+        encoder, image_size, patch_size, in_chans, encoder_args: as of `Base`.
         decoder_dim, decoder_depth, decoder_heads: size of the decoder.
         target: "norm_pixels" or "pixels" (a name in `openmae.targets.TARGETS`).
-        mask: "random", "block" or "grid" (`openmae.models.masking.MASKS`), or your own function.
+        mask: a name in `openmae.models.masking.MASKS`, or your own function.
         mask_ratio: share of the patches to hide; K = int(L * (1 - mask_ratio)) are kept.
-        mean, std: of the channels, on the scale [0, 1]; ImageNet's for 3 channels, 0.5 otherwise.
-        value_range, bands: as of `Encoder`.
-        decoder: "self" as in the paper, or "cross" (CrossMAE; docs/variants.md has what each of
-            these options costs and saves).
-        fusion: the cross-attention decoder reads learned sums of all encoder blocks.
+        mean, std, value_range, bands: as of `Base`.
+        decoder: "self" as in the paper, "cross" (CrossMAE), "linear" or "mlp" (docs/variants.md
+            has what each of these options costs and saves).
+        fusion: the decoder reads learned sums of all encoder blocks.
         predict: share of the hidden patches to predict in training, with "cross"; the loss is the
             mean over those.
         masks: masks of each image in a training step; the loss is the mean over them.
         sizes: further image sizes, (height, width) each, that it can be trained at.
+        target_args: further arguments of the target.
+        mask_unit: side of the units of mask "unit", in patches.
+        mask_ratio_end: the ratio goes linearly from `mask_ratio` to this over a run.
+        mask_tokens: "decoder" as in the paper, or "encoder": it sees hidden patches as a token.
+        uniformity: weight of the uniformity term (U-MAE); couples the images of a batch.
 
     Raises:
         UsageError: an unknown name, or sizes that do not fit.
@@ -78,61 +72,38 @@ class MAE(nn.Module):
         predict: float = 1.0,
         masks: int = 1,
         sizes: Sequence[Sequence[int]] = (),
+        target_args: Mapping[str, Any] | None = None,
+        mask_unit: int = 4,
+        mask_ratio_end: float | None = None,
+        mask_tokens: str = "decoder",
+        uniformity: float = 0.0,
     ) -> None:
-        super().__init__()
-        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
-        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.target, self.mask, self.mask_ratio = target, mask, mask_ratio
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        shape = (image_size, patch_size, in_chans, encoder_args)
+        super().__init__(encoder, *shape, mean, std, value_range, bands)
+        self.arguments = {**given, **self.arguments}
+        self.mask, self.mask_ratio = mask, mask_ratio
         self.predict, self.masks = predict, masks
+        self.mask_unit, self.mask_ratio_end = mask_unit, mask_ratio_end
+        self.uniformity, self.batch_coupled = uniformity, uniformity > 0
         self.sizes = {(size[0], size[1]) for size in sizes}
+        self._aim(target, **(target_args or {}))
         try:
-            if in_chans < 1 or len(mean) != in_chans or len(std) != in_chans:
-                raise ValueError(f"{in_chans} channels, mean of {len(mean)}, std of {len(std)}")
-            create = create_arguments(
-                encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
-            )
-            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
-            self.decoder = self._decoder(decoder, fusion, decoder_dim, decoder_depth, decoder_heads)
-            grids = self._check()
-            rows = self.decoder.pos_embed.shape[1] - self.encoder.grid[0] * self.encoder.grid[1]
-            wide = self.encoder.vit.embed_dim
-            self.encoder_tables = GridTables(grids, wide, self.encoder.num_prefix_rows)
-            self.decoder_tables = GridTables(grids, decoder_dim, rows)
+            if mask_tokens not in ("decoder", "encoder"):
+                raise ValueError(f"mask_tokens {mask_tokens!r}: should be decoder or encoder")
+            inside, size = mask_tokens == "encoder", (decoder_dim, decoder_depth, decoder_heads)
+            out = self.predicts.width
+            self.decoder = decoder_of(self.encoder, out, decoder, inside, fusion, size)
+            grids = grids_of(self, decoder)
+            self.encoder_tables, self.decoder_tables = tables_of(self, grids)
             self.encoder.initialise()
             self.decoder.initialise()
+            wide = self.encoder.vit.embed_dim
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, wide)) if inside else None
+            if self.mask_token is not None:
+                token(self.mask_token)
         except (ValueError, AssertionError) as error:
             raise UsageError(f"this model cannot be built: {error}") from None
-
-    def _decoder(
-        self, kind: str, fusion: bool, dim: int, depth: int, heads: int
-    ) -> Decoder | CrossDecoder:
-        encoder, target = self.encoder, TARGETS[self.target]()
-        width = target.width(encoder.patch, encoder.in_chans)
-        wide, grid = encoder.vit.embed_dim, encoder.grid
-        if kind == "cross":
-            fuse = len(encoder.vit.blocks) * fusion
-            return CrossDecoder(wide, grid, width, dim, depth, heads, fuse)
-        if kind != "self":
-            raise ValueError(f"decoder {kind!r}: should be self or cross")
-        if fusion or self.predict != 1:
-            raise ValueError("fusion and a predict below 1 need decoder='cross'")
-        return Decoder(wide, grid, encoder.num_prefix_tokens, width, dim, depth, heads)
-
-    def _check(self) -> list[tuple[int, int]]:
-        """The grids of further sizes; ValueError if options, mask, sizes and patch do not fit."""
-        (p, q), grids = self.encoder.patch, []
-        if not 0 < self.predict <= 1 or self.masks < 1:
-            raise ValueError(f"predict {self.predict} must be in (0, 1], masks {self.masks} >= 1")
-        if self.masks > 1 and self.mask == "grid":
-            raise ValueError("a grid mask is the same every time: masks must be 1")
-        for height, wide in (self.encoder.image_size, *self.sizes):
-            if height % p or wide % q:
-                raise ValueError(f"images of {height}x{wide} do not divide into patches of {p}x{q}")
-            with torch.device("cpu"):  # does the mask fit the grid? Values count, also on "meta"
-                grids.append((height // p, wide // q))
-                self.ids(1, lambda _, shape: torch.zeros(shape), grid=grids[-1])
-        return grids[1:]
 
     @property
     def target(self) -> str:
@@ -141,8 +112,20 @@ class MAE(nn.Module):
 
     @target.setter
     def target(self, name: str) -> None:
+        width = self.predicts.width
+        if name != self._target:
+            self._aim(name)
+        if self.predicts.width != width:
+            raise UsageError(
+                f"target {name} has {self.predicts.width} numbers a patch, not {width}"
+            )
+
+    def _aim(self, name: str, **arguments: Any) -> None:
+        """Make the target of a name."""
         if name not in TARGETS:
-            raise UsageError(_unknown("target", name, TARGETS))
+            raise UsageError(unknown("target", name, TARGETS))
+        kind: Any = TARGETS[name]
+        self.predicts: Target = kind(self.encoder.patch, self.encoder.in_chans, **arguments)
         self._target = name
 
     @property
@@ -153,7 +136,7 @@ class MAE(nn.Module):
     @mask.setter
     def mask(self, mask: str | Mask) -> None:
         if isinstance(mask, str) and mask not in MASKS:
-            raise UsageError(_unknown("mask", mask, MASKS))
+            raise UsageError(unknown("mask", mask, MASKS))
         self._mask = mask
 
     def ids(
@@ -178,7 +161,7 @@ class MAE(nn.Module):
         grid = grid or self.encoder.grid
         length = grid[0] * grid[1]
         if noise is None:
-            mask = MASKS[self.mask] if isinstance(self.mask, str) else self.mask
+            mask = mask_of(self.mask, self.mask_unit)
             if keep is not None and name == "grid":
                 raise ValueError(
                     "a grid mask keeps one patch of each cell: give mask_ratio, not keep"
@@ -227,6 +210,9 @@ class MAE(nn.Module):
         grid = self._grid(x)
         masks = self.masks if self.training else 1
         uniform = rand.uniform if rand is not None else lambda _, shape: torch.rand(shape)
+        if self.mask_ratio_end is not None and mask_ratio is None and rand and self.training:
+            whole = self.mask_ratio_end - self.mask_ratio
+            mask_ratio = self.mask_ratio + whole * rand.progress
         kept, hidden = self.ids(len(x), uniform, noise, mask_ratio, keep, x.device, grid, masks)
         shown = self._predicted(hidden, len(x), uniform, masks)
         run = self._plain if full else self._pruned
@@ -252,9 +238,15 @@ class MAE(nn.Module):
             raise ValueError("positions that are learned have one size")
         return self.encoder_tables(grid), self.decoder_tables(grid)
 
-    @property
-    def _fuse(self) -> Fusion | None:
-        return self.decoder.fusion if isinstance(self.decoder, CrossDecoder) else None
+    def _spread(self, out: dict[str, Tensor], latent: Tensor) -> dict[str, Tensor]:
+        """With the uniformity term, in training; `sample_loss` stays the reconstruction's."""
+        if not self.uniformity or not self.training:
+            return out
+        last = latent if latent.dim() == 3 else latent[-1]
+        vit = self.encoder.vit
+        spread = uniformity(summary(last, vit.num_prefix_tokens, vit.cls_token is not None))
+        loss = out["loss"] + self.uniformity * spread
+        return out | {"loss": loss, "uniformity": spread.detach()}
 
     def _pruned(
         self, images: Tensor, kept: Tensor, hidden: Tensor, shown: Tensor, grid: tuple[int, int]
@@ -262,12 +254,18 @@ class MAE(nn.Module):
         """The training path: only kept patches are embedded, only those of `shown` predicted.
         Exactly `_plain`.
         """
-        target, (own, theirs) = TARGETS[self.target](), self._positions(grid)
+        own, theirs = self._positions(grid)
         patches = patchify(images, self.encoder.patch)
-        latent = self.encoder.encode_kept(take(patches, kept), kept, own, self._fuse)
+        seen, fuse = take(patches, kept), fusion_of(self.decoder)
+        if self.mask_token is None:
+            latent = self.encoder.encode_kept(seen, kept, own, fuse)
+        else:
+            latent = encode_masked(self.encoder, seen, kept, hidden, self.mask_token, own)
         pred = self.decoder(latent, kept, shown, theirs)
-        loss = target.loss(pred, target.values(take(patches, shown)))  # (B, M)
-        return {"loss": loss.mean(), "sample_loss": loss.detach().mean(dim=1)}
+        aim = self.predicts
+        loss = aim.loss(pred, aim.values(take(patches, shown), images, shown))  # (B, M)
+        out = {"loss": loss.mean(), "sample_loss": loss.detach().mean(dim=1)}
+        return self._spread(out, latent)
 
     def _plain(
         self, images: Tensor, kept: Tensor, hidden: Tensor, shown: Tensor, grid: tuple[int, int]
@@ -275,24 +273,27 @@ class MAE(nn.Module):
         """The published formulation, word for word: embed all, keep some, restore, decode all,
         weight by the mask.
         """
-        target, (own, theirs) = TARGETS[self.target](), self._positions(grid)
+        own, theirs = self._positions(grid)
         images = images.repeat_interleave(len(kept) // len(images), dim=0)
-        latent = self.encoder.encode_plain(images, kept, own, self._fuse)
+        if self.mask_token is None:
+            latent = self.encoder.encode_plain(images, kept, own, fusion_of(self.decoder))
+        else:
+            token = self.mask_token
+            latent = encode_masked_plain(self.encoder, images, kept, hidden, token, own)
         pred = self.decoder.forward_plain(latent, kept, hidden, theirs)
         patches = patchify(images, self.encoder.patch)
         none = torch.zeros(patches.shape[:2], device=patches.device, dtype=patches.dtype)
         mask = none.scatter(1, shown, 1)
-        loss = target.loss(pred, target.values(patches)) * mask
+        every = torch.arange(patches.shape[1], device=patches.device).expand(len(patches), -1)
+        loss = self.predicts.loss(pred, self.predicts.values(patches, images, every)) * mask
         sample = loss.detach().sum(dim=1) / mask.sum(dim=1)
         out = {"loss": loss.sum() / mask.sum(), "sample_loss": sample, "pred": pred, "mask": mask}
+        out = self._spread(out, latent)
         return out if shown is hidden else out | {"hidden": none.scatter(1, hidden, 1)}
 
     def blocks(self) -> list[nn.Module]:
         """The units of per-block compile and sharding."""
         return [*self.encoder.vit.blocks, *self.decoder.blocks]
 
-
-def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
-    near = did_you_mean(name, known)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{what} {name!r}: should be one of {', '.join(known)}.{hint}"
+    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
+        self.predicts.after_step(self.encoder, rand, skipped)

@@ -4,6 +4,14 @@ class and its line.
 
 from __future__ import annotations
 
+from openmae.targets.base import Target
+from openmae.targets.hog import HOG
+from openmae.targets.pca import PCA
 from openmae.targets.pixels import NormPixels, Pixels
 
-TARGETS: dict[str, type[Pixels]] = {"pixels": Pixels, "norm_pixels": NormPixels}
+TARGETS: dict[str, type[Target]] = {
+    "pixels": Pixels,
+    "norm_pixels": NormPixels,
+    "pca": PCA,
+    "hog": HOG,
+}

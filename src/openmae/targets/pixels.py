@@ -8,24 +8,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from openmae.models.patches import patch_statistics
+from openmae.targets.base import Target
 
 
-class Pixels:
+class Pixels(Target):
     """The (channel-normalised) pixels of a patch; the loss of a patch is the mean squared error of
     its values.
     """
 
-    def width(self, patch: tuple[int, int], in_chans: int) -> int:
-        """Values predicted for a patch."""
-        return patch[0] * patch[1] * in_chans
+    pictures = True
 
-    def values(self, patches: Tensor) -> Tensor:
-        """Patches (B, M, W) -> what is to be predicted, (B, M, W)."""
+    def __init__(self, patch: tuple[int, int], in_chans: int) -> None:
+        super().__init__(patch, in_chans, patch[0] * patch[1] * in_chans)
+
+    def values(self, patches: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         return patches
-
-    def loss(self, pred: Tensor, values: Tensor) -> Tensor:
-        """Loss of each patch (B, M), in at least single precision also under autocast."""
-        return (pred.to(values.dtype) - values).square().mean(dim=-1)
 
 
 class NormPixels(Pixels):
@@ -33,6 +30,6 @@ class NormPixels(Pixels):
     p*q*C values.
     """
 
-    def values(self, patches: Tensor) -> Tensor:
+    def values(self, patches: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         mean, variance = patch_statistics(patches)
         return (patches - mean) / (variance + 1e-6).sqrt()

@@ -48,6 +48,8 @@ def size_of(method: nn.Module) -> MAESize | ClassifierSize | None:
         out=decoder.pred.out_features,
         cross=max(1, round((patches - kept) * method.predict)) if crossed else None,
         masks=method.masks,
+        inside=method.mask_token is not None,
+        embedded=method.arguments["decoder"] != "linear",
     )
 
 

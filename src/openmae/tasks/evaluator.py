@@ -77,7 +77,8 @@ class Evaluator:
             )
             values["knn_accuracy"] = knn_accuracy(train, test)
             values["knn_majority"] = majority(train, test)
-        self._picture(method, step)
+        if method.predicts.pictures:
+            self._picture(method, step)
         return values
 
     def _batches(self, source: Source) -> Any:

@@ -57,7 +57,10 @@ def run(config: InspectConfig, options: Options) -> Results:
     if "target" in facts:
         reason = f" ({found.target_reason})" if found is not None else ""
         size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
-        kind = "cross-attention, " if facts["decoder"] == "cross" else ""
+        kinds = {"cross": "cross-attention, ", "linear": "linear, ", "mlp": "mlp, "}
+        kind = kinds.get(facts["decoder"], "")
+        if not facts["decoder_depth"]:
+            size = "from each token alone"
         say("Decoder", f"{kind}{size}; predicts {facts['target']}{reason}")
     else:
         say("Decoder", "none: it cannot reconstruct images")
@@ -91,7 +94,7 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         "has_decoder": isinstance(model, MAE),
     }
     if isinstance(model, MAE):
-        block: Any = model.decoder.blocks[0]
+        block: Any = next(iter(model.decoder.blocks), None)
         facts |= {
             "what": "mae",
             "target": model.target,
@@ -99,7 +102,7 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
             "decoder_dim": model.decoder.pred.in_features,
             "decoder": model.arguments["decoder"],
             "decoder_depth": len(model.decoder.blocks),
-            "decoder_heads": block.attn.num_heads,
+            "decoder_heads": 0 if block is None else block.attn.num_heads,
         }
     if isinstance(model, Classifier):
         facts |= {"what": "classifier", "classes": len(model.classes), "pool": model.pool}

@@ -14,6 +14,7 @@ from torch import nn
 from openmae.config.base import Options
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair, parse_range
+from openmae.data.augmented import Augmented
 from openmae.data.check import Scan, check_size, scan
 from openmae.data.folder import FolderSource
 from openmae.data.growing import GrowingTransform
@@ -32,6 +33,7 @@ from openmae.methods.mae import MAE
 from openmae.tasks.decoding import decoding
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
+from openmae.tasks.targeting import learn_target, require_same_parts, target_arguments
 from openmae.tasks.training import train_run
 from openmae.weights.start import start_from
 
@@ -74,12 +76,14 @@ class Pretraining(Kind):
             "mean": list(config.mean or found.mean),
             "std": list(config.std or found.std),
             "value_range": found.value_range and list(found.value_range),
+            "predicts": config.target,
         }
 
     def decoding(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
         return read_as(config, resolved)
 
     def recheck(self, config: PretrainConfig, resolved: Mapping[str, Any], source: Source) -> None:
+        require_same_parts(config, resolved)
         found = scan(source, config.channels, False, value_range=resolved.get("value_range"))
         check_size(found, pair(config.image_size))
         if config.knn:
@@ -89,16 +93,24 @@ class Pretraining(Kind):
         return build_method(config, resolved)
 
     def start(self, config: PretrainConfig, method: nn.Module) -> str | None:
-        if not config.init:
-            return None
         assert isinstance(method, MAE)
-        return start_from(method.encoder, config.init)
+        reads = method.arguments  # mean, std and value_range among them
+        lines = [start_from(method.encoder, config.init)] if config.init else []
+        if config.target == "pca":
+            source, _ = open_data(config, read_as(config, reads))
+            resolved = {**reads, "total_steps": 1}
+            learned = learn_target(method, source, self.transform(config, resolved), config.seed)
+            lines += [learned] if learned else []
+        return "\n".join(lines) or None
 
     def groups(self, config: PretrainConfig, method: nn.Module) -> list[dict[str, Any]]:
         return param_groups(method, config.weight_decay)
 
     def transform(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform:
         own = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
+        if config.augment != "crop":
+            scale = {"mean": resolved["mean"], "std": resolved["std"]}
+            own = Augmented(**vars(own), augment=config.augment, **scale)
         if not config.progressive:
             return own
         stages = stage_starts(config, resolved["total_steps"])
@@ -221,6 +233,8 @@ def _grows(config: PretrainConfig, total: int) -> list[tuple[str, str]]:
 def _variant(config: PretrainConfig) -> str:
     """What differs from the paper's decoder and its one mask, in words."""
     words = [" cross-attention"] if config.decoder == "cross" else []
+    words += [f" {config.decoder}"] if config.decoder in ("linear", "mlp") else []
+    words += [", mask tokens in the encoder"] if config.mask_tokens == "encoder" else []
     words += [" over fused blocks"] if config.decoder_fusion else []
     words += [f", predicts {config.predict:.0%} of the hidden"] if config.predict < 1 else []
     words += [f", {config.masks} masks an image"] if config.masks > 1 else []
@@ -239,6 +253,7 @@ def choose_recipe(data: str, device_type: str, images: int) -> str:
 def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
     """The model of a run, with its seeded initial weights."""
     sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
+    sizes |= {"reg_tokens": config.registers or None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return MAE(
@@ -251,6 +266,7 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
             decoder_depth=config.decoder_depth,
             decoder_heads=config.decoder_heads,
             target=config.target,
+            target_args=target_arguments(config),
             mask=config.mask,
             mask_ratio=config.mask_ratio,
             mean=resolved["mean"],
@@ -262,4 +278,8 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
             predict=config.predict,
             masks=config.masks,
             sizes=[size for size, _ in config.stages],
+            mask_unit=config.mask_unit,
+            mask_ratio_end=config.mask_ratio_end,
+            mask_tokens=config.mask_tokens,
+            uniformity=config.uniformity,
         )

@@ -41,6 +41,11 @@ def run(config: ReconstructConfig, options: Options) -> Results:
         beside = Path(config.model).expanduser().parent
         run_folder = beside if (beside / "checkpoints").is_dir() else "the run folder it came from"
         raise StorageError(f"{loaded.what} has no decoder. reconstruct needs {run_folder}")
+    if not method.predicts.pictures:
+        raise UsageError(
+            f"{loaded.what} predicts {method.target}, which is no picture. reconstruct needs a"
+            " model of target pixels or norm_pixels"
+        )
     path = Path(config.out).expanduser()
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")

@@ -13,7 +13,8 @@ from openmae.engine.tensorfile import write_tensors
 from openmae.errors import UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
-from openmae.models.crossdecoder import CrossDecoder
+from openmae.methods.maeparts import fusion_of
+from openmae.models.decoder import Decoder
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from openmae.weights.foreign import HEADS
 
@@ -56,8 +57,12 @@ def require_plain(model: Model, reader: str) -> None:
 def _not_plain(model: Model) -> str | None:
     encoder = encoder_of(model)
     vit, (height, width), (p, q) = encoder.vit, encoder.image_size, encoder.patch
-    if isinstance(model, MAE) and isinstance(model.decoder, CrossDecoder):
-        return "has a decoder with self-attention, unlike this model"
+    if isinstance(model, MAE) and type(model.decoder) is not Decoder:
+        inside = model.mask_token is not None
+        own = "mask tokens in the decoder" if inside else "a decoder with self-attention"
+        return f"has {own}, unlike this model"
+    if isinstance(model, MAE) and fusion_of(model.decoder) is not None:
+        return "has a decoder that reads the last block alone, unlike this model"
     if vit.reg_token is not None or vit.cls_token is None:
         return "has one class token and no registers, unlike this model"
     if height != width or p != q:
