@@ -40,6 +40,8 @@ GOOD = {
     "augment": ("none", "fixed", "crop", "jitter"),
     "mask_ratio": ("0.75", "75", "0.95", "0.05", "0.8"),
     "target": ("pixels", "norm_pixels", "hog", "pca", "hogs"),
+    "method": ("mae", "simclr", "byol", "simcl"),
+    "method_args": ("hidden=8", "out=4", "temperature=x", "out"),
     "target_args": ("components=4", "cell=2", "cells=2", "cell=x", "cell"),
     "epochs": ("1", "0.5", "800"),
     "steps": ("1", "100"),

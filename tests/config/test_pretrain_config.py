@@ -166,7 +166,8 @@ SAID = {
     "pretrain x --epochs many": "--epochs many: should be a valid number, unable to parse",
     "pretrain x --mask-ratio 75": "--mask-ratio 75: give a fraction, 0.75? (allowed 0.05-0.95)",
     "pretrain x --mask blok": (
-        "--mask blok: should be 'random', 'block', 'grid', 'multiblock' or 'unit'. Did you mean block?"
+        "--mask blok: should be 'random', 'block', 'grid', 'multiblock' or 'unit'."
+        " Did you mean block?"
     ),
     "pretrain x --seed 1.5": "--seed 1.5: should be a valid integer",
     "pretrain x --lr nan": "--lr nan: should be a finite number.",

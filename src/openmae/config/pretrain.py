@@ -10,6 +10,7 @@ from pydantic import field_validator, model_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting, shown
 from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
+from openmae.config.methodoptions import MethodOptions
 from openmae.config.targetoptions import TargetName, TargetOptions
 from openmae.config.training import (
     DATA,
@@ -23,13 +24,14 @@ from openmae.config.training import (
 )
 
 
-class PretrainConfig(TargetOptions, MaskOptions, TrainingConfig):
+class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
     parts_of: ClassVar = {
         "model": ("dim", "depth", "heads"),
         "channels": ("mean", "std"),
         "target": ("target_args",),
+        "method": ("method_args",),
         "decoder": ("decoder_fusion", "predict", "mask_tokens"),
         "image_size": ("progressive",),
     }

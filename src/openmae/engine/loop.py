@@ -77,7 +77,7 @@ class Plan:
 
 def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     """One optimiser step on one global batch, of which each rank has its rows; returns loss,
-    grad_norm, skipped and sample_loss (of this rank), all on the device.
+    grad_norm, skipped, sample_loss and further values (of this rank), all on the device.
 
     A step whose loss or gradient is not finite changes nothing: fused AdamW reads `found_inf` on
     the device, so no value is read back here. Ranks average loss and gradients before that, so that
@@ -91,15 +91,20 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
         torch_seed(plan.seed, "layers", step)
     )  # dropout and drop path, where a model has them
     loss, samples = torch.zeros((), device=plan.device), []
+    values: dict[str, Tensor] = {}
     for start in range(0, rows, plan.micro_batch):
         stop = min(start + plan.micro_batch, rows)
         with gradients_stay(forward, stop < rows):
             with autocast(plan.precision, plan.device):
                 out = forward(_part(batch, start, stop, plan.device), rand.slice(start, stop))
-            part = out["loss"] * ((stop - start) / rows)
+            share = (stop - start) / rows
+            part = out["loss"] * share
             part.backward()
         loss = loss + part.detach()
         samples.append(out["sample_loss"])
+        for name in out.keys() - _LOSSES:
+            if out[name].ndim == 0:
+                values[name] = values.get(name, 0) + out[name].detach().float() * share
     loss = plan.world.mean(loss)
     grads = [p.grad for p in method.parameters() if p.grad is not None]
     norm = total_norm(grads)
@@ -118,7 +123,11 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
     if after_step is not None:
         after_step(rand, skipped)
     state.step, state.updating = step + 1, False
-    return {"loss": loss, "grad_norm": norm, "skipped": skipped, "sample_loss": torch.cat(samples)}
+    told = {"loss": loss, "grad_norm": norm, "skipped": skipped}
+    return values | told | {"sample_loss": torch.cat(samples)}
+
+
+_LOSSES = {"loss", "sample_loss"}
 
 
 def _part(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BAD_SHARE = 0.05  # of the images seen; above it the data, not an image, is the problem
 _WAITING = 0.2  # of the time; above it the loader is the limit
+_OWN = {"loss", "grad_norm", "skipped", "sample_loss"}
 _WINDOWS, _SECONDS = 3, 20.0  # how long it must be so: the first batches of a run always wait
 
 
@@ -94,6 +95,7 @@ class Monitor:
             [torch.stack([v["loss"], v["grad_norm"], v["skipped"]]) for _, _, v in self._window]
         )
         rows: list[list[float]] = read.tolist()
+        more = self._further(read[:, 2] == 0)
         elapsed = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         images = len(rows) * self.plan.global_batch
         self._bad_images(images)
@@ -111,7 +113,7 @@ class Monitor:
             "data_share": min(self.waited / elapsed, 1.0),
             "bad_images": self._bad_seen,
         }
-        self.log(row)
+        self.log(row | more)
         self._waiting(self.waited, elapsed)
         rate = elapsed / len(rows)
         self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
@@ -123,6 +125,15 @@ class Monitor:
                 self.anomalies.skipped(at, told, values["sample_loss"], loss)
             else:
                 self.anomalies.finite(at, told, loss)
+
+    def _further(self, good: Tensor) -> dict[str, float]:
+        """The mean over the steps that counted, and over ranks, of what the method told besides."""
+        names = sorted(self._window[0][2].keys() - _OWN)
+        if not names:
+            return {}
+        told = torch.stack([torch.stack([v[n] for n in names]) for _, _, v in self._window])
+        total = torch.where(good[:, None], told, 0.0).sum(0) / good.sum().clamp(min=1)
+        return dict(zip(names, self.plan.world.mean(total).tolist(), strict=True))
 
     def _waiting(self, waited: float, elapsed: float) -> None:
         """Name the loader as the bottleneck, once in a run, after windows that waited for it."""

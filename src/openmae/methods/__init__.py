@@ -23,3 +23,8 @@ METHODS: dict[str, type[nn.Module]] = {
     "detect": Detector,
     "segment": Segmenter,
 }
+
+
+def name_of(method: nn.Module) -> str:
+    """The name of a method in `METHODS`."""
+    return next(name for name, kind in METHODS.items() if type(method) is kind)

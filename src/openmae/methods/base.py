@@ -94,6 +94,22 @@ class Base(nn.Module):
         """
         return None
 
+    def example(self, images: Tensor) -> dict[str, Tensor]:
+        """A batch of the shapes that training has, made of images (B, C, H, W)."""
+        views = self.views()
+        if views is None:
+            return {"image": images}
+        own = self.encoder.image_size
+        sizes = [own if (size := view.get("size")) is None else tuple(size) for view in views]
+        found = {
+            "image": images.repeat_interleave(sizes.count(own), 0).unflatten(0, (len(images), -1))
+        }
+        local = [size for size in sizes if size != own]
+        if local:
+            cut = images[..., : local[0][0], : local[0][1]]
+            found["local"] = cut.repeat_interleave(len(local), 0).unflatten(0, (len(images), -1))
+        return found
+
     def trained_encoder(self) -> Encoder:
         """The encoder that the run leaves: the one whose features are read."""
         return self.encoder

@@ -43,12 +43,11 @@ class MAE(Base):
         target_args: further arguments of the target.
         mask_unit: side of the units of mask "unit", in patches.
         mask_ratio_end: the ratio goes linearly from `mask_ratio` to this over a run.
-        mask_tokens: "decoder" as in the paper, or "encoder": it sees hidden patches as a token.
+        mask_tokens: "decoder" as in the paper, or "encoder".
         uniformity: weight of the uniformity term (U-MAE); couples the images of a batch.
-
-    Raises:
-        UsageError: an unknown name, or sizes that do not fit.
     """
+
+    masked = True
 
     def __init__(
         self,

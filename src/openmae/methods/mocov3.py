@@ -18,6 +18,7 @@ from openmae.methods.base import Randomness
 from openmae.methods.twoviews import Momentum, TwoViews, both, result, wide
 from openmae.models.batchnorm import head
 from openmae.models.gathering import all_rows, rank
+from openmae.models.precision import full_precision
 
 
 class MoCoV3(TwoViews):
@@ -72,7 +73,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """InfoNCE of queries (B, D) against the keys (B, D) of all ranks, times 2 T as published: (B,).
     The key of a query is the one of its row.
     """
-    with torch.autocast(queries.device.type, enabled=False):
+    with full_precision(queries):
         own, others = (F.normalize(wide(v), dim=-1) for v in (queries, keys))
         logits = own @ all_rows(others).T / temperature
         wanted = torch.arange(len(own), device=own.device) + rank() * len(own)

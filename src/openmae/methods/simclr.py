@@ -18,6 +18,7 @@ from openmae.methods.base import Randomness
 from openmae.methods.twoviews import TwoViews, both, result, wide
 from openmae.models.batchnorm import head
 from openmae.models.gathering import all_rows, rank
+from openmae.models.precision import full_precision
 
 
 class SimCLR(TwoViews):
@@ -62,7 +63,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """The normalised, temperature-scaled cross-entropy of projections (B, D) of two views over the
     global batch: (B,), the mean of both views of an image.
     """
-    with torch.autocast(first.device.type, enabled=False):
+    with full_precision(first):
         own = F.normalize(torch.stack([first, second]), dim=-1)
         count = own.shape[1]
         everyone = all_rows(own.transpose(0, 1)).transpose(0, 1)  # (2, N, D)

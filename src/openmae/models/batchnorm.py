@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openmae.models.gathering import all_sum, ranks
+from openmae.models.precision import full_precision
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -23,7 +24,7 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """Features (N, D) -> (N, D) of the same type."""
         wide = input if input.dtype == torch.float64 else input.float()
-        with torch.autocast(input.device.type, enabled=False):
+        with full_precision(input):
             if self.training:
                 mean, var = self._statistics(wide)
             else:

@@ -17,6 +17,7 @@ from openmae.config.training import TrainingConfig
 from openmae.engine.attention import choose, is_sound
 from openmae.engine.device import deterministic
 from openmae.errors import UsageError
+from openmae.methods.base import Base
 from openmae.models import products
 from openmae.models.attention import BACKENDS, KERNELS, Place, attend, places, use
 from openmae.randomness import Rand
@@ -85,7 +86,8 @@ def where(method: nn.Module) -> dict[str, Place]:
     rand = Rand(0, 0, 0.0, 0, _IMAGES)
     if logits:  # which comes after the draws in a step
         method.draw_paths(_IMAGES, rand, images.device)  # type: ignore[operator]
-    forward = partial(logits, images) if logits else partial(method, images, rand)
+    batch: Any = method.example(images) if isinstance(method, Base) else images
+    forward = partial(logits, images) if logits else partial(method, batch, rand)
     with torch.no_grad():
         return places(method, _IMAGES, forward)
 

@@ -89,7 +89,6 @@ class Detection(FromEncoder):
     """A detector on images with objects."""
 
     task = "detect"
-    method_name = "detect"
     settings = DetectConfig
     architecture = ("model", "random_weights", "frozen", "image_size", "pyramid_dim", "window")
 

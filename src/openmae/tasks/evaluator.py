@@ -20,6 +20,7 @@ from openmae.engine.features import extract
 from openmae.engine.log import warn
 from openmae.engine.loop import State
 from openmae.engine.runfolder import RunFolder
+from openmae.methods.base import Base
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
@@ -59,7 +60,7 @@ class Evaluator:
     @torch.no_grad()
     def __call__(self, state: State) -> dict[str, Any]:
         method = state.method
-        assert isinstance(method, MAE)
+        assert isinstance(method, Base)
         with averaged(state.ema):
             method.eval()
             try:
@@ -67,17 +68,18 @@ class Evaluator:
             finally:
                 method.train()
 
-    def _measured(self, method: MAE, step: int) -> dict[str, Any]:
+    def _measured(self, method: Base, step: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if self.held_out is not None:
             values["val_loss"] = self._loss(method, self.held_out)
         if self.config.knn:
             train, test = (
-                extract(method.encoder, self._batches(s), "mean", self.device) for s in self.knn
+                extract(method.trained_encoder(), self._batches(s), "mean", self.device)
+                for s in self.knn
             )
             values["knn_accuracy"] = knn_accuracy(train, test)
             values["knn_majority"] = majority(train, test)
-        if method.predicts.pictures:
+        if isinstance(method, MAE) and method.predicts.pictures:
             self._picture(method, step)
         return values
 
@@ -85,7 +87,7 @@ class Evaluator:
         batches = EvalBatches(source, self.transform, min(256, self.config.batch_size))
         return loader(batches, range(len(batches)), 0)
 
-    def _loss(self, method: MAE, source: Source) -> float:
+    def _loss(self, method: Base, source: Source) -> float:
         total, count, first = 0.0, 0, 0
         for batch in self._batches(source):
             if batch["image"] is None:

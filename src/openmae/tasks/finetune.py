@@ -69,7 +69,6 @@ class Finetuning(FromEncoder):
     """A classifier on labelled images."""
 
     task = "finetune"
-    method_name = "classify"
     settings = FinetuneConfig
     architecture = ("model", "random_weights", "pool", "image_size", "blocks")
 

@@ -18,7 +18,8 @@ from openmae.engine.measure import wait
 from openmae.engine.optim import Schedule, adamw
 from openmae.engine.parallel import recompute
 from openmae.engine.runfolder import RunFolder, gigabytes
-from openmae.errors import MemoryLimitError
+from openmae.errors import MemoryLimitError, UsageError
+from openmae.methods.base import Base
 from openmae.tasks.account import need_of
 from openmae.tasks.kind import Job, Kind
 
@@ -29,8 +30,15 @@ def choose_micro_batch(kind: Kind, job: Job, method: nn.Module) -> None:
 
     Raises:
         MemoryLimitError: not even the smallest part fits on the GPU.
+        UsageError: the loss is over the whole batch, which cannot be cut then.
     """
     config, resolved = job.config, job.resolved
+    coupled = getattr(method, "batch_coupled", False)
+    if coupled and config.micro_batch not in (None, config.batch_size):
+        raise UsageError(
+            f"--micro-batch {config.micro_batch}: the loss is over the whole batch, which cannot be"
+            " cut. Leave it out; less memory: a smaller --batch-size, or --gpus N"
+        )
     if resolved["micro_batch"] != "auto":
         return
     device = resolve_device(resolved["device"])
@@ -92,6 +100,8 @@ def _two_steps(kind: Kind, job: Job, method: nn.Module, micro: int, device: torc
         clip=config.clip,
     )
     batch = random_batch(trial, rows, seed=0)
+    if isinstance(trial, Base):
+        batch |= trial.example(batch["image"])
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             training_step(state, batch, plan)

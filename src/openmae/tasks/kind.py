@@ -39,7 +39,6 @@ class Kind(ABC):
     """
 
     task: ClassVar[str]
-    method_name: ClassVar[str]  # in openmae.methods.METHODS
     settings: ClassVar[type[TrainingConfig]]
     architecture: ClassVar[tuple[str, ...]] = ("model",)
     """Settings that make another network: a continued run cannot change them."""

@@ -29,11 +29,13 @@ from openmae.engine.loop import Plan, State
 from openmae.engine.optim import param_groups
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.errors import UsageError
-from openmae.methods.mae import MAE
+from openmae.methods.base import Base
+from openmae.targets import TARGETS
 from openmae.tasks.decoding import decoding
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
-from openmae.tasks.targeting import learn_target, require_same_parts, target_arguments
+from openmae.tasks.method import build_method, require_method, views_of
+from openmae.tasks.targeting import learn_target, require_same_parts
 from openmae.tasks.training import train_run
 from openmae.weights.start import start_from
 
@@ -44,10 +46,9 @@ def run(config: PretrainConfig, options: Options) -> Results:
 
 
 class Pretraining(Kind):
-    """A masked autoencoder on images without labels."""
+    """A masked autoencoder, or another method, on images without labels."""
 
     task = "pretrain"
-    method_name = "mae"
     settings = PretrainConfig
     architecture = ("model", "dim", "depth", "heads")
 
@@ -55,6 +56,7 @@ class Pretraining(Kind):
         return Path("runs") / short_name(config.data)
 
     def default_recipe(self, config: PretrainConfig, device_type: str) -> str:
+        require_method(config)
         return choose_recipe(config.data, device_type, len(open_source(config.data)))
 
     def open_data(
@@ -89,11 +91,11 @@ class Pretraining(Kind):
         if config.knn:
             require_classes(source, "--knn")
 
-    def build(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
+    def build(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Base:
         return build_method(config, resolved)
 
     def start(self, config: PretrainConfig, method: nn.Module) -> str | None:
-        assert isinstance(method, MAE)
+        assert isinstance(method, Base)
         reads = method.arguments  # mean, std and value_range among them
         lines = [start_from(method.encoder, config.init)] if config.init else []
         if config.target == "pca":
@@ -107,6 +109,9 @@ class Pretraining(Kind):
         return param_groups(method, config.weight_decay)
 
     def transform(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform:
+        views = views_of(config, resolved)
+        if views is not None:
+            return views
         own = TrainTransform(pair(config.image_size), config.crop, config.flip, config.seed)
         if config.augment != "crop":
             scale = {"mean": resolved["mean"], "std": resolved["std"]}
@@ -124,27 +129,31 @@ class Pretraining(Kind):
 
     def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
         config, resolved, found = job.config, job.resolved, job.found
-        assert isinstance(method, MAE)
+        assert isinstance(method, Base)
         assert found is not None
         mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
         measured = "given" if config.mean else f"measured on {found.looked:,} images"
         count = sum(p.numel() for p in method.parameters())
         height, width = pair(config.image_size)
         patch = method.encoder.patch
-        decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}{_variant(config)}"
+        how = f"method {config.method}"
+        if config.method == "mae":
+            decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}{_variant(config)}"
+            how = f"mask {config.mask_ratio:.0%} {config.mask}, {decoder}"
         return [
             ("", f"mean ({mean}), std ({std}), {measured}"),
             (
                 "Model",
-                f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, mask"
-                f" {config.mask_ratio:.0%} {config.mask}, {decoder}, {count / 1e6:.1f} M"
-                " parameters",
+                f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, {how},"
+                f" {count / 1e6:.1f} M parameters",
             ),
             *_grows(config, resolved["total_steps"]),
         ]
 
     def about(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
         told = {"target": config.target, "mask_ratio": str(config.mask_ratio)}
+        if config.method != "mae":
+            told = {"method": config.method}
         return told | super().about(config, resolved)
 
     def finish(self, job: Job, state: State, folder: RunFolder) -> dict[str, Any]:
@@ -157,8 +166,9 @@ class Pretraining(Kind):
 
     def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
         where, data = folder.path, job.config.data
+        shows = job.config.method == "mae" and TARGETS[job.config.target].pictures
         return [
-            f"openmae reconstruct {where} {data} -o reconstruction.png",
+            *([f"openmae reconstruct {where} {data} -o reconstruction.png"] if shows else []),
             f"openmae embed {where} {data} -o features.npz",
             f"openmae probe {where} LABELLED_FOLDER   (one folder for each class)",
         ]
@@ -248,38 +258,3 @@ def choose_recipe(data: str, device_type: str, images: int) -> str:
     if device_type != "cuda":
         return "laptop"
     return "one-gpu" if images < 200_000 else "vit-base-paper"
-
-
-def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> MAE:
-    """The model of a run, with its seeded initial weights."""
-    sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
-    sizes |= {"reg_tokens": config.registers or None}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return MAE(
-            encoder=config.model,
-            image_size=pair(config.image_size),
-            patch_size=None if config.patch_size is None else pair(config.patch_size),
-            in_chans=config.channels,
-            encoder_args={k: v for k, v in sizes.items() if v is not None},
-            decoder_dim=config.decoder_dim,
-            decoder_depth=config.decoder_depth,
-            decoder_heads=config.decoder_heads,
-            target=config.target,
-            target_args=target_arguments(config),
-            mask=config.mask,
-            mask_ratio=config.mask_ratio,
-            mean=resolved["mean"],
-            std=resolved["std"],
-            value_range=resolved.get("value_range"),
-            bands=[band - 1 for band in config.bands],
-            decoder=config.decoder,
-            fusion=config.decoder_fusion,
-            predict=config.predict,
-            masks=config.masks,
-            sizes=[size for size, _ in config.stages],
-            mask_unit=config.mask_unit,
-            mask_ratio_end=config.mask_ratio_end,
-            mask_tokens=config.mask_tokens,
-            uniformity=config.uniformity,
-        )

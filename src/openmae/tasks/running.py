@@ -23,6 +23,8 @@ from openmae.engine.parallel import Layout, parallelize, recompute
 from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.engine.signals import StopRequest
 from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
+from openmae.methods import name_of
+from openmae.methods.base import Base
 from openmae.report.figures import plot_curves
 from openmae.tasks import rollback
 from openmae.tasks.estimate import loader_advice
@@ -55,7 +57,7 @@ def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) ->
             "global_batch": config.batch_size,
             "data": resolved["data_hash"],
         }
-        | {"method": {"name": kind.method_name, "arguments": method.arguments}},
+        | {"method": {"name": name_of(method), "arguments": method.arguments}},
         lower=partial(lower, kind, job, folder)
         if config.micro_batch == "auto" and world.size == 1
         else None,
@@ -220,7 +222,9 @@ def _end(
         "loss": next((r["loss"] for r in reversed(rows) if r.get("loss") is not None), None)
     }
     with averaged(state.ema):
-        save_encoder(folder.encoder, state.method.encoder, about)  # type: ignore[arg-type]
+        method: Any = state.method
+        own = method.trained_encoder() if isinstance(method, Base) else method.encoder
+        save_encoder(folder.encoder, own, about)
         results |= kind.finish(job, state, folder)
         plot_curves(folder)
     results |= {

@@ -76,7 +76,6 @@ class Segmenting(FromEncoder):
     """A class for every pixel of images with masks."""
 
     task = "segment"
-    method_name = "segment"
     settings = SegmentConfig
     architecture = ("model", "random_weights", "frozen", "head", "head_dim", "image_size")
 

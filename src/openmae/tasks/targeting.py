@@ -11,11 +11,12 @@ import torch
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.loader import TrainBatches, Transform
 from openmae.data.sources import Source
-from openmae.errors import UsageError, did_you_mean
+from openmae.errors import UsageError
 from openmae.methods.base import Base
 from openmae.models.patches import patchify
 from openmae.targets import TARGETS
 from openmae.targets.pca import PCA
+from openmae.tasks.namedvalues import named_values
 
 IMAGES, PATCHES = 512, 20_000
 """How many images the basis of a PCA target is made of, and at most how many of their patches."""
@@ -29,7 +30,7 @@ def target_arguments(config: PretrainConfig) -> dict[str, Any]:
     """
     known = inspect.signature(TARGETS[config.target].__init__).parameters
     own = {n: p.default for n, p in known.items() if p.default is not inspect.Parameter.empty}
-    return dict(_read(word, own, config.target) for word in config.target_args)
+    return named_values(config.target_args, own, "--target-args", f"target {config.target}")
 
 
 def require_same_parts(config: PretrainConfig, resolved: Mapping[str, Any]) -> None:
@@ -42,22 +43,6 @@ def require_same_parts(config: PretrainConfig, resolved: Mapping[str, Any]) -> N
             f"--target {now}: the run predicts {before}, with other weights. Give another --out,"
             " and --init RUN to start from its encoder"
         )
-
-
-def _read(word: str, own: Mapping[str, Any], target: str) -> tuple[str, Any]:
-    name, _, text = word.partition("=")
-    if name not in own:
-        near = did_you_mean(name, own)
-        hint = f" Did you mean {near[0]}?" if near else f" It has {', '.join(own) or 'none'}."
-        raise UsageError(f"--target-args {word}: target {target} has no {name}.{hint}")
-    kind = type(own[name])
-    try:
-        return name, kind(text)
-    except ValueError:
-        words = {int: "a whole number", float: "a number"}
-        raise UsageError(
-            f"--target-args {word}: should be {words.get(kind, kind.__name__)}"
-        ) from None
 
 
 def learn_target(method: Base, source: Source, transform: Transform, seed: int) -> str | None:

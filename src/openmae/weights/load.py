@@ -13,6 +13,7 @@ from torch import nn
 
 from openmae.engine import checkpoint
 from openmae.errors import OpenMAEError, StorageError, UsageError
+from openmae.methods.base import Base
 from openmae.models.encoder import Encoder, build_vit, create_arguments
 from openmae.weights.build import build
 from openmae.weights.encoderfile import is_own, load_encoder
@@ -33,7 +34,11 @@ class Loaded:
     @property
     def encoder(self) -> Encoder:
         """The encoder, with or without a method around it."""
-        found = self.model if isinstance(self.model, Encoder) else self.model.encoder
+        found: Any = self.model
+        if isinstance(found, Base):
+            found = found.trained_encoder()
+        elif not isinstance(found, Encoder):
+            found = found.encoder
         assert isinstance(found, Encoder)
         return found
 

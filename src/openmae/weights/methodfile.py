@@ -17,7 +17,7 @@ from torch import nn
 
 from openmae.engine.tensorfile import sync_folder, write_tensors
 from openmae.errors import OpenMAEError, StorageError
-from openmae.methods import METHODS
+from openmae.methods import METHODS, name_of
 from openmae.weights.foreign import UNUSABLE
 
 KIND = "openmae-method"
@@ -26,11 +26,10 @@ _UNUSABLE = (SafetensorError, OSError, AssertionError, *UNUSABLE)
 
 def save_method(path: Path, method: nn.Module) -> None:
     """Write a MAE or a Classifier; an earlier file is replaced at once or not at all."""
-    name = next(n for n, kind in METHODS.items() if type(method) is kind)
     now = {k: getattr(method, k) for k in ("target", "mask", "mask_ratio") if hasattr(method, k)}
     arguments: Any = method.arguments
     norms = sorted({m.eps for m in method.modules() if isinstance(m, nn.LayerNorm)})
-    record = {"name": name, "arguments": {**arguments, **now}, "eps": norms}
+    record = {"name": name_of(method), "arguments": {**arguments, **now}, "eps": norms}
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.unlink(missing_ok=True)
     tensors = method.state_dict().items()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from openmae.engine.tensorfile import write_tensors
 from openmae.errors import UsageError
+from openmae.methods.base import Base
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.methods.maeparts import fusion_of
@@ -25,7 +26,9 @@ _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 def encoder_of(model: Model) -> Encoder:
     """The encoder of any model."""
-    return model if isinstance(model, Encoder) else model.encoder
+    if isinstance(model, Encoder):
+        return model
+    return model.trained_encoder() if isinstance(model, Base) else model.encoder
 
 
 def eps_of(model: nn.Module) -> set[float]:

@@ -1,0 +1,134 @@
+"""The method of a pretraining run, made from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from openmae.config.maskoptions import MaskOptions
+from openmae.config.pretrain import PretrainConfig
+from openmae.config.targetoptions import TargetOptions
+from openmae.config.training import pair
+from openmae.data.loader import Transform
+from openmae.data.views import ViewsTransform
+from openmae.errors import UsageError, did_you_mean
+from openmae.methods import METHODS
+from openmae.methods.base import Base, own_arguments
+from openmae.tasks.namedvalues import named_values
+from openmae.tasks.targeting import target_arguments
+
+_RENAMED = {"decoder_fusion": "fusion"}
+"""Settings whose argument has another name."""
+
+_OF_MASKS = (
+    *("mask", "mask_ratio", "target", "predict", "masks", "progressive", "augment", "crop"),
+    *("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_fusion"),
+    *MaskOptions.model_fields,
+    *TargetOptions.model_fields,
+)
+"""Settings that mean something to a method only if it has an argument of the name."""
+
+
+def methods() -> dict[str, type[Base]]:
+    """The methods that pretrain, by name."""
+    return {name: kind for name, kind in METHODS.items() if issubclass(kind, Base)}
+
+
+def kind_of(config: PretrainConfig) -> type[Base]:
+    """The class of the method.
+
+    Raises:
+        UsageError: no such method.
+    """
+    known = methods()
+    if config.method not in known:
+        near = did_you_mean(config.method, known)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--method {config.method}: should be one of {', '.join(known)}.{hint}")
+    return known[config.method]
+
+
+def require_method(config: PretrainConfig) -> None:
+    """Refuse what was typed and means nothing to the method.
+
+    Raises:
+        UsageError: no such method, or a setting that it does not have.
+    """
+    kind = kind_of(config)
+    own = own_arguments(kind)
+    fine = {"registers"} | ({"augment", "crop"} if kind.masked else set())
+    fine |= {"progressive"} if "sizes" in own else set()
+    given = config.model_fields_set
+    for name in _OF_MASKS:
+        if name in given and name not in fine and _RENAMED.get(name, name) not in own:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} means nothing to --method {config.method}: leave it out")
+    if config.val is not None and not kind.masked:
+        raise UsageError(
+            f"--val: {config.method} compares views, and has no loss of held-out images. Leave it"
+            " out, or watch the features with --knn"
+        )
+
+
+def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> Base:
+    """The method of a run, with its seeded initial weights.
+
+    Raises:
+        UsageError: no such method, or arguments that it does not take.
+    """
+    kind = kind_of(config)
+    own = own_arguments(kind)
+    sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
+    sizes |= {"reg_tokens": config.registers or None}
+    shared = {
+        "encoder": config.model,
+        "image_size": pair(config.image_size),
+        "patch_size": None if config.patch_size is None else pair(config.patch_size),
+        "in_chans": config.channels,
+        "encoder_args": {k: v for k, v in sizes.items() if v is not None},
+        "mean": resolved["mean"],
+        "std": resolved["std"],
+        "value_range": resolved.get("value_range"),
+        "bands": [band - 1 for band in config.bands],
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return kind(**shared, **_settings(config, own), **_typed(config, own))
+
+
+def _settings(config: PretrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings, those that the method takes: all of them for MAE, whose defaults they have,
+    and those that were given for others.
+    """
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(_OF_MASKS):
+        argument = _RENAMED.get(name, name)
+        given = config.method == "mae" or name in config.model_fields_set
+        if argument in own and given and name != "target_args":
+            found[argument] = getattr(config, name)
+    if "target_args" in own:
+        found["target_args"] = target_arguments(config)
+    if "sizes" in own:
+        found["sizes"] = [size for size, _ in config.stages]
+    return found
+
+
+def _typed(config: PretrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that have no setting of their own."""
+    settings = {*_OF_MASKS, *_RENAMED.values(), "sizes", "target_args"}
+    free = {name: default for name, default in own.items() if name not in settings}
+    return named_values(config.method_args, free, "--method-args", f"method {config.method}")
+
+
+def views_of(config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform | None:
+    """How a batch is made of the views that the method compares; None for one random crop."""
+    if kind_of(config).masked:
+        return None
+    with torch.device("meta"):
+        views = build_method(config, resolved).views()
+    if views is None:
+        return None
+    scale = {k: resolved[k] for k in ("mean", "std")} if resolved.get("value_range") else {}
+    return ViewsTransform(pair(config.image_size), views, config.seed, **scale)

@@ -1,0 +1,99 @@
+"""Methods other than MAE on the one loop: a run end to end, exact resume, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import openmae
+from openmae.cli import main
+from openmae.engine.runfolder import read_jsonl
+from openmae.tasks.method import methods
+
+SMALL = ("--image-size", 16, "--patch-size", 4, "--dim", 32, "--depth", 1, "--heads", 2)
+RUN = ("--batch-size", 8, "--workers", 0, "--seed", 3, "--warmup-epochs", 0)
+STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1)
+HEADS = ("--method-args", "hidden=16", "out=8")
+
+
+@pytest.fixture
+def cli(capsys):
+    def call(*words):
+        code = main([str(w) for w in words])
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+@pytest.fixture
+def photos(make_images, tmp_path):
+    make_images(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+def rows(out):
+    return [(r["step"], r["loss"]) for r in read_jsonl(out / "metrics.jsonl") if "loss" in r]
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "mocov3"])
+def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path):
+    words = ("--method", name, *SMALL, *RUN, *STEPS, *HEADS)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    said = cli("pretrain", photos, "--out", whole, *words)
+    assert said.code == 0, said.err
+    assert f"method {name}" in said.out
+    assert "reconstruct" not in said.out
+    logged = [r for r in read_jsonl(whole / "metrics.jsonl") if "loss" in r]
+    assert all(r["feature_spread"] > 0 and r["effective_rank"] >= 1 for r in logged)
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints/step_00000004")  # as if killed before that save
+    again = cli("pretrain", photos, "--out", cut, *words)
+    assert again.code == 0, again.err
+    assert "at step 2 of 4" in again.out
+    assert rows(cut) == rows(whole)
+    ours, theirs = (openmae.load(run).state_dict() for run in (whole, cut))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    moved = [n for n in ours if "running_mean" in n]
+    assert moved, "BatchNorm keeps statistics"
+    assert all(ours[n].any() for n in moved)
+    said = cli("knn", whole, "digits", "--json")
+    assert said.code in (0, 3), said.err  # digits have one channel: said, no traceback
+    assert "Traceback" not in said.err
+
+
+def test_what_means_nothing_is_refused(cli, photos, tmp_path):
+    for words, told in [
+        (("--method", "simclrr"), "Did you mean simclr?"),
+        (("--method", "classify"), "should be one of mae"),
+        (("--method", "simclr", "--method-args", "temprature=0.1"), "Did you mean temperature?"),
+        (("--method", "simclr", "--method-args", "temperature=x"), "should be a number"),
+        (("--method", "simclr", "--method-args", "blur=2"), "should be true or false"),
+        (("--method", "simclr", "--method-args", "temperature"), "should be NAME=VALUE"),
+        (("--method", "simclr", "--decoder-dim", 8), "--decoder-dim means nothing"),
+        (("--method", "simclr", "--mask-ratio", 0.5), "--mask-ratio means nothing"),
+        (("--method", "simclr", "--val", 0.2), "has no loss of held-out images"),
+        (("--method", "simclr", "--micro-batch", 4), "the loss is over the whole batch"),
+        (("--method-args", "mask_ratio=0.5",), "method mae has no mask_ratio"),
+    ]:  # fmt: skip
+        said = cli("pretrain", photos, "--out", tmp_path / "x", *SMALL, *RUN, *STEPS, *words)
+        assert said.code == 2, (words, said.out, said.err)
+        assert told in said.err, (words, said.err)
+        assert len(said.err.strip().splitlines()) <= 4
+        assert not (tmp_path / "x").exists()
+
+
+def test_every_method_tells_its_views_or_takes_crops():
+    sizes = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    for name, kind in methods().items():
+        method = kind(
+            encoder="vit_tiny_patch16_224", image_size=16, patch_size=4, encoder_args=sizes
+        )
+        batch = method.example(torch.zeros(3, 3, 16, 16))
+        assert len(batch["image"]) == 3, name
+        assert (method.views() is None) == kind.masked, name
+        assert method.trained_encoder().image_size == (16, 16)
