@@ -46,6 +46,7 @@ _COMMANDS = (
     "convert",
     "export",
     "pack",
+    "ablate",
     "benchmark",
     "doctor",
     "slurm",

@@ -30,7 +30,7 @@ from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain", "finetune", "detect", "segment", "probe", "benchmark")
+WITH_RECIPE = ("pretrain", "finetune", "detect", "segment", "probe", "benchmark", "ablate")
 WITH_CHANGE = ("pretrain", "finetune", "detect", "segment")
 NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 

@@ -56,7 +56,7 @@ def launched() -> bool:
 def begin(words: Sequence[str]) -> None:
     """The first thing in a process that runs the command `words`, before anything is imported."""
     if started():
-        _die_with_parent()
+        die_with_parent()
         if number() and not launched():  # torchrun shows all that its ranks print
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     first, second = (*(w for w in words if not w.startswith("-")), "", "")[:2]
@@ -67,7 +67,8 @@ def begin(words: Sequence[str]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """End this process when the one that started it ends (OPENMAE_LAUNCHER, or its parent)."""
     if sys.platform != "linux":
         return
     before = os.getppid()

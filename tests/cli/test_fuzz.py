@@ -100,6 +100,13 @@ GOOD = {
     "global_blocks": ("0", "0 1", "9"),
     "part": ("val", "train", "test"),
     "short_side": ("32", "7"),
+    "vary": ("mask_ratio=0.5,0.75", "mask_ratio=75", "maskratio=0.5", "probe.pool=cls", "lr"),
+    "seeds": ("1", "0", "3"),
+    "budget": ("steps=3", "images=20", "minutes=0.1", "hours=3"),
+    "preset": ("fig5", "table1d", "transfer", "fig6"),
+    "score": ("knn", "probe", "probe knn", "knn:photos", "knn:nowhere", "accuracy"),
+    "score_args": ("probe.pool=cls", "knn.k=3", "k=3", "knn.q=3"),
+    "jobs": ("1", "2", "0"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
@@ -118,7 +125,7 @@ WRITTEN = (
     "mine",
     "folder",
 )
-SLOW = ("pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor")
+SLOW = ("pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate")
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 
@@ -164,7 +171,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
             words += [flag, *value(task, name, rng)]
     if task == "quickstart":  # it has no dry run: a folder that it refuses stands in for one
         words += ["--out", "mine"]
-    if task == "pretrain":
+    if task in ("pretrain", "ablate"):
         small = "--dim 16 --depth 1 --heads 2 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2"
         pairs = small.split()
         for flag, word in zip(pairs[::2], pairs[1::2], strict=True):

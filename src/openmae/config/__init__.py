@@ -73,6 +73,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.pack:PackConfig",
         "Put images into few large files that are read much faster.",
     ),
+    "ablate": (
+        "openmae.config.ablate:AblateConfig",
+        "Pretrain and score a grid of settings with several seeds; tables of the paper.",
+    ),
     "benchmark": (
         "openmae.config.benchmark:BenchmarkConfig",
         "Measure how fast this machine pretrains, and what limits it.",

@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-RECIPES_OF = {"benchmark": "pretrain"}
+RECIPES_OF = {"benchmark": "pretrain", "ablate": "pretrain"}
 """A command that takes the recipes of another one."""
 
 

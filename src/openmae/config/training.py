@@ -19,7 +19,7 @@ MODEL, TRAINING, DATA, RUN = "Model", "Training", "Data", "Run"
 class TrainingConfig(Settings):
     """What the one training loop is told, whatever it trains. Rates are per 256 images."""
 
-    one_of: ClassVar = (("epochs", "steps"),)
+    one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("epochs", "steps"),)
 
     out: str | None = setting(None, "run folder; runs/NAME by default", RUN, "free")
     epochs: float | None = setting(800, "passes over the data", TRAINING, "allow", gt=0)
