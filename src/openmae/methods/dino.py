@@ -1,0 +1,251 @@
+"""DINO (Caron et al. 2021, arXiv 2104.14294): the student says of each crop of an image what the
+teacher, a moving average of it, says of the other, large crops.
+
+B images of this rank, V views, D width of the encoder, K prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openmae.errors import UsageError
+from openmae.methods.base import Base, Randomness
+from openmae.methods.twoviews import Momentum, result, wide
+from openmae.models.dinohead import DinoHead
+from openmae.models.droppath import install
+from openmae.models.encoder import Encoder
+from openmae.models.gathering import all_mean
+from openmae.models.positions import GridTables
+from openmae.models.precision import full_precision
+
+
+class DINO(Base):
+    """Student and teacher on two large crops, the student also on small ones; the feature is the
+    class token. `warmup` and `freeze` are shares of the run: published as epochs, here of 100.
+
+    Args:
+        out, hidden, bottleneck, head_layers, norm_last_layer: of the head (see `DinoHead`).
+        student_temp: temperature of the student.
+        teacher_temp, teacher_temp_start: of the teacher, at the end and the start of its warm-up.
+        warmup: share of the run in which that temperature rises, in a line.
+        momentum: of the teacher at the start; it rises to 1 by half a cosine.
+        center_momentum: of the centre that is taken from what the teacher says.
+        freeze: share of the run in which the last layer of the head stays.
+        drop_path: stochastic depth of the student.
+        local_crops: number of small crops; 0: none.
+        local_size: their height and width in pixels; 0: 3/7 of the image's, in whole patches.
+        global_area, local_area: smallest share of the area of a large crop, and largest of a small.
+        jitter, saturation, hue: largest changes of colour.
+        flip, blur, solarize: whether views are.
+        encoder: as of `Base`.
+
+    Raises:
+        UsageError: numbers outside their range, or an encoder without a class token.
+    """
+
+    batch_coupled = True
+    center: Tensor
+    batch_center: Tensor
+
+    def __init__(
+        self,
+        out: int = 65536,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        head_layers: int = 3,
+        norm_last_layer: bool = True,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.07,
+        teacher_temp_start: float = 0.04,
+        warmup: float = 0.3,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        freeze: float = 0.01,
+        drop_path: float = 0.1,
+        local_crops: int = 8,
+        local_size: int = 0,
+        global_area: float = 0.4,
+        local_area: float = 0.4,
+        jitter: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        flip: bool = True,
+        blur: bool = True,
+        solarize: bool = True,
+        **encoder: Any,
+    ) -> None:
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "encoder")}
+        super().__init__(**encoder)
+        self.arguments |= given
+        _check(given, self.encoder)
+        self.local_size = self._local()
+        self.head = DinoHead(
+            self.encoder.vit.embed_dim, hidden, bottleneck, out, head_layers, norm_last_layer
+        )
+        self.register_buffer("center", torch.zeros(out))
+        # what this step's batch says; the centre moves only once the step is known to be sound
+        self.register_buffer("batch_center", torch.zeros(out), persistent=False)
+        (h, w), (p, q) = self.local_size, self.encoder.patch
+        self.tables = GridTables(
+            [(h // p, w // q)] if local_crops else [],
+            self.encoder.vit.embed_dim,
+            self.encoder.num_prefix_rows,
+        )
+        self.encoder.initialise()
+        self.teacher = Momentum(self.encoder, self.head, momentum)  # before its paths may drop
+        self.paths = install(self.encoder.vit, drop_path) if drop_path else []
+
+    def _local(self) -> tuple[int, int]:
+        told: int = self.arguments["local_size"]
+        (height, width), (p, q) = self.encoder.image_size, self.encoder.patch
+        if told:
+            fits = not (told % p or told % q) and 0 < told <= min(height, width)
+            if self.arguments["local_crops"] and (not fits or (told, told) == (height, width)):
+                raise UsageError(
+                    f"local_size={told}: must divide by the patch ({p} x {q}) and be smaller than"
+                    f" the image ({height} x {width})"
+                )
+            return told, told
+        small = (max(1, round(height / p * 3 / 7)) * p, max(1, round(width / q * 3 / 7)) * q)
+        if self.arguments["local_crops"] and small == (height, width):
+            raise UsageError("an image of one patch has no small crops: local_crops=0")
+        return small
+
+    def views(self) -> list[dict[str, Any]] | None:
+        """Two large views and the small ones (see `Base.views`)."""
+        told = self.arguments
+        alike = {
+            "flip": told["flip"],
+            "jitter": (told["jitter"], told["jitter"], told["saturation"], told["hue"]),
+        }
+        blur, solarize = float(told["blur"]), float(told["solarize"])
+        large = alike | {"crop": (told["global_area"], 1.0)}
+        small = alike | {"crop": (0.05, told["local_area"]), "size": self.local_size}
+        return [
+            large | {"blur_p": blur},
+            large | {"blur_p": 0.1 * blur, "solarize_p": 0.2 * solarize},
+            *[small | {"blur_p": 0.5 * blur}] * told["local_crops"],
+        ]
+
+    def trained_encoder(self) -> Encoder:
+        """The teacher's, which is better all along the run (section 5.2 of the paper)."""
+        return self.teacher.encoder
+
+    def blocks(self) -> list[nn.Module]:
+        """Those of student and teacher."""
+        return [*self.encoder.vit.blocks, *self.teacher.encoder.vit.blocks]
+
+    def forward(
+        self, batch: Mapping[str, Any], rand: Randomness | None = None
+    ) -> dict[str, Tensor]:
+        """Large views "image" (B, 2, C, H, W), and small ones "local" (B, V - 2, C, h, w) if there
+        are any -> the loss and what is logged.
+
+        Raises:
+            ValueError: another number of large views, or drop path without `rand`.
+        """
+        images, local = batch["image"], batch.get("local")
+        if images.ndim != 5 or images.shape[1] != 2:
+            raise ValueError(f"two large views are needed, not {tuple(images.shape)}")
+        progress = 0.0 if rand is None else rand.progress
+        self.head.frozen = progress < self.arguments["freeze"]
+        views = 2 + (0 if local is None else local.shape[1])
+        draws = self._draws(len(images), views, rand, images.device)
+        large = images.transpose(0, 1).flatten(0, 1)
+        features = self._student(large, draws[:, :2])
+        logits = [self.head(features)]
+        if local is not None:
+            small = local.transpose(0, 1).flatten(0, 1)
+            logits.append(self.head(self._student(small, draws[:, 2:])))
+        said = wide(torch.cat(logits)).unflatten(0, (views, -1))
+        with torch.no_grad():
+            theirs = self.teacher.projector(class_token(self.teacher.encoder, large))
+            theirs = wide(theirs).unflatten(0, (2, -1))
+            self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
+        temperature = self.teacher_temperature(progress)
+        with full_precision(said):
+            wanted = ((theirs - self.center) / temperature).softmax(-1)
+            loss = cross_entropy(said, wanted, self.arguments["student_temp"])
+        return result(loss, features) | {
+            "teacher_entropy": torch.special.entr(wanted).sum(-1).mean()
+        }
+
+    def teacher_temperature(self, progress: float) -> float:
+        """At a share of the run."""
+        told = self.arguments
+        start, end = told["teacher_temp_start"], told["teacher_temp"]
+        share = min(1.0, progress / told["warmup"]) if told["warmup"] else 1.0
+        return float(start + (end - start) * share)
+
+    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
+        """Move the teacher and the centre."""
+        self.teacher.follow(self.encoder, self.head, rand, skipped)
+        share = 1 - self.arguments["center_momentum"]
+        moved = torch.lerp(self.center, self.batch_center, share)
+        self.center.copy_(torch.where(skipped.bool(), self.center, moved))
+
+    def _student(self, images: Tensor, draws: Tensor) -> Tensor:
+        for at, path in enumerate(self.paths):
+            path.draw = draws[:, :, at].T.flatten() if self.training else None
+        return class_token(self.encoder, images, self.tables)
+
+    def _draws(
+        self, rows: int, views: int, rand: Randomness | None, device: torch.device
+    ) -> Tensor:
+        if not (self.paths and self.training):
+            return torch.empty(rows, views, len(self.paths))
+        if rand is None:
+            raise ValueError("drop_path > 0 needs the randomness of the step")
+        return rand.uniform("drop-path", (rows, views, len(self.paths))).to(device)
+
+
+def class_token(encoder: Encoder, images: Tensor, tables: GridTables | None = None) -> Tensor:
+    """Images (N, C, h, w) of the encoder's size, or of one whose grid `tables` know -> the class
+    token (N, D) after the final norm.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    if size == encoder.image_size or tables is None:
+        whole: Tensor = encoder(images)
+        return whole[:, 0]
+    return resized(encoder, images, tables)[:, 0]
+
+
+def resized(encoder: Encoder, images: Tensor, tables: GridTables) -> Tensor:
+    """Tokens (N, P + L, D) of images of another size: as the encoder's own forward, with the
+    sin-cos positions of their grid.
+    """
+    grid = (images.shape[-2] // encoder.patch[0], images.shape[-1] // encoder.patch[1])
+    ids = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)
+    return encoder.encode_plain(images, ids, tables(grid))
+
+
+def cross_entropy(student: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Logits of the student (V, B, K), V >= 2, against what the teacher says (2, B, K) of the first
+    two views: (B,), the mean over all pairs of different views.
+    """
+    log = (student / temperature).log_softmax(-1)
+    others = log.sum(0) - log[:2]  # (2, B, K): all views but the teacher's own
+    return -(wanted * others).sum((0, 2)) / (2 * len(log) - 2)
+
+
+def _check(told: Mapping[str, Any], encoder: Encoder) -> None:
+    if encoder.vit.cls_token is None:
+        raise UsageError("DINO compares class tokens, which this encoder does not have")
+    for name in ("student_temp", "teacher_temp", "teacher_temp_start"):
+        if told[name] <= 0:
+            raise UsageError(f"{name}={told[name]}: must be above 0")
+    for name in ("out", "hidden", "bottleneck", "head_layers"):
+        if told[name] < 1:
+            raise UsageError(f"{name}={told[name]}: must be at least 1")
+    for name in ("warmup", "freeze", "center_momentum", "drop_path"):
+        if not 0 <= told[name] <= 1 or (name == "drop_path" and told[name] == 1):
+            raise UsageError(f"{name}={told[name]}: should be between 0 and 1")
+    if told["local_crops"] < 0 or not 0.05 < told["local_area"] <= 1:
+        raise UsageError(
+            f"local_crops={told['local_crops']} and local_area={told['local_area']}: should be at"
+            " least 0, and above 0.05 up to 1"
+        )

@@ -1,0 +1,236 @@
+"""DINO: its loss, crops, centre, teacher, schedules, continuation and ranks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from gloo import in_ranks
+from torch import Tensor
+
+from openmae.errors import UsageError
+from openmae.methods.dino import DINO, class_token, cross_entropy, resized
+from openmae.models.positions import GridTables
+from openmae.randomness import Rand
+
+SIZE: dict[str, Any] = {
+    "encoder": "vit_tiny_patch16_224",
+    "image_size": 8,
+    "patch_size": 2,
+    "encoder_args": {"embed_dim": 16, "depth": 2, "num_heads": 2},
+    "hidden": 24,
+    "bottleneck": 8,
+    "out": 32,
+    "local_crops": 2,
+    "local_size": 4,
+}
+ROWS = 8
+CENTER = 2.0
+SOUND, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
+
+
+def tiny(seed: int = 0, **more: Any) -> DINO:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DINO(**(SIZE | more)).double()
+
+
+def batch(seed: int = 1, rows: int = ROWS) -> dict[str, Tensor]:
+    made = torch.Generator().manual_seed(seed)
+    image = torch.randn(rows, 2, 3, 8, 8, generator=made, dtype=torch.float64)
+    local = torch.randn(rows, 2, 3, 4, 4, generator=made, dtype=torch.float64)
+    return {"image": image, "local": local}
+
+
+def rand(step: int = 0, progress: float = 0.5, first: int = 0, rows: int = ROWS) -> Rand:
+    return Rand(seed=0, step=step, progress=progress, first=first, rows=rows)
+
+
+def made(shift: float, views: int) -> Tensor:
+    """Logits (views, 5, 4) that need no generator."""
+    i = torch.arange(views * 20, dtype=torch.float64).view(views, 5, 4)
+    return torch.sin(1.7 * i + shift) + 0.1 * torch.cos(i * i)
+
+
+@pytest.mark.parametrize(("views", "wanted"), [(2, 15.009113282294305), (4, 11.528975915311122)])
+def test_the_loss_is_that_of_lightly(views, wanted):
+    """DINOLoss of lightly, temperatures 0.1 and 0.25, with a centre."""
+    said = ((made(0, 2) - made(CENTER, 1)[0, 0]) / 0.25).softmax(-1)
+    assert cross_entropy(made(0.5, views), said, 0.1).mean().item() == pytest.approx(
+        wanted, rel=1e-12
+    )
+
+
+def test_the_loss_by_its_formula():
+    def shares(row: list[float], temperature: float) -> list[float]:
+        powers = [math.exp(v / temperature) for v in row]
+        return [p / sum(powers) for p in powers]
+
+    student, teacher = made(0.5, 3).tolist(), made(0, 2).tolist()
+    wanted = [0.0] * 5
+    for b in range(5):
+        for t in range(2):
+            p = shares(teacher[t][b], 0.2)
+            for s in (s for s in range(3) if s != t):
+                q = shares(student[s][b], 0.1)
+                wanted[b] -= sum(x * math.log(y) for x, y in zip(p, q, strict=True)) / 4
+    found = cross_entropy(made(0.5, 3), (made(0, 2) / 0.2).softmax(-1), 0.1)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_whole_by_its_parts():
+    method, data = tiny(drop_path=0.0), batch()
+    with torch.no_grad():
+        method.center.copy_(torch.linspace(-0.1, 0.1, 32))
+        for parameter in method.teacher.parameters():  # else student and teacher are the same
+            parameter.mul_(1.1)
+    out = method(data, rand())
+    logits = [method.head(method.encoder(data["image"][:, v])[:, 0]) for v in range(2)]
+    tables = GridTables([(2, 2)], 16, 1).double()
+    logits += [
+        method.head(resized(method.encoder, v, tables)[:, 0]) for v in data["local"].unbind(1)
+    ]
+    theirs = [
+        method.teacher.projector(method.teacher.encoder(data["image"][:, v])[:, 0])
+        for v in range(2)
+    ]
+    said = ((torch.stack(theirs) - method.center) / 0.07).softmax(-1)
+    wanted = cross_entropy(torch.stack(logits), said, 0.1)
+    assert torch.allclose(out["sample_loss"], wanted, rtol=1e-10)
+    assert out["loss"].item() == pytest.approx(wanted.mean().item(), rel=1e-12)
+    entropy = -(said * said.log()).sum(-1).mean()
+    assert out["teacher_entropy"].item() == pytest.approx(entropy.item(), rel=1e-10)
+    assert torch.allclose(method.batch_center, torch.stack(theirs).mean((0, 1)))
+    assert all(v.ndim == 0 for n, v in out.items() if n != "sample_loss")
+
+
+def test_a_small_crop_of_the_full_size_is_a_large_one():
+    method, images = tiny(), batch()["image"][:, 0]
+    method.eval()
+    tables = GridTables([(4, 4)], 16, 1).double()
+    whole = class_token(method.encoder, images)
+    assert torch.allclose(resized(method.encoder, images, tables)[:, 0], whole, rtol=1e-12)
+
+
+def test_gradients_and_the_frozen_last_layer():
+    method = tiny(norm_last_layer=False)
+    method(batch(), rand())["loss"].backward()
+    trained = {n for n, p in method.named_parameters() if p.requires_grad}
+    assert {n for n, p in method.named_parameters() if p.grad is not None} == trained
+    assert not any(n.startswith("teacher.") for n in trained)
+    assert method.head.scale.grad.abs().sum() > 0
+    assert method.head.prototypes.grad.abs().sum() > 0
+    early = tiny()
+    early(batch(), rand(progress=0.005))["loss"].backward()
+    assert early.head.prototypes.grad.abs().sum() == 0
+    assert early.head.mlp[0].weight.grad.abs().sum() > 0
+    assert not early.head.scale.requires_grad
+
+
+def test_centre_and_teacher_move_unless_skipped():
+    method = tiny(momentum=0.9, center_momentum=0.8)
+    with torch.no_grad():
+        for parameter in method.encoder.vit.blocks.parameters():
+            parameter += 1
+        method.center.fill_(0.5)
+    method(batch(), rand())
+    before = copy.deepcopy(method.state_dict())
+    method.after_step(rand(), SKIPPED)
+    assert all(torch.equal(v, before[n]) for n, v in method.state_dict().items())
+    method.after_step(rand(progress=0), SOUND)
+    assert torch.allclose(method.center, 0.8 * before["center"] + 0.2 * method.batch_center)
+    name = "teacher.encoder.vit.blocks.0.mlp.fc1.weight"
+    moved = method.state_dict()[name] - before[name]
+    assert torch.allclose(moved, torch.full_like(moved, 0.1))
+    assert method.trained_encoder() is method.teacher.encoder
+    assert len(method.blocks()) == 4
+    with torch.no_grad():
+        method.batch_center.fill_(float("nan"))
+    method.after_step(rand(), SKIPPED)
+    assert method.center.isfinite().all()
+
+
+def test_schedule_views_and_arguments():
+    method = tiny(teacher_temp=0.07, warmup=0.5, blur=False)
+    found = [method.teacher_temperature(p) for p in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    views = method.views()
+    assert [v.get("size") for v in views] == [None, None, (4, 4), (4, 4)]
+    assert views[0]["crop"] == (0.4, 1.0)
+    assert views[2]["crop"] == (0.05, 0.4)
+    again = DINO(**method.arguments)
+    assert again.views() == views
+    assert again.state_dict().keys() == method.state_dict().keys()
+    example = method.example(torch.zeros(3, 3, 8, 8))
+    assert example["local"].shape == (3, 2, 3, 4, 4)
+    assert tiny(local_size=0).local_size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"local_size": 3}, "local_size=3"),
+        ({"local_size": 8}, "local_size=8"),
+        ({"teacher_temp": 0.0}, "teacher_temp=0.0"),
+        ({"freeze": 2.0}, "freeze=2.0"),
+        ({"momentum": 1.5}, "momentum=1.5"),
+        ({"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "class token"),
+    ],
+)
+def test_refused(more, words):
+    with pytest.raises(UsageError, match=words):
+        tiny(**more)
+
+
+def train(method: DINO, first: int, steps: int, optimizer: Any) -> list[float]:
+    losses = []
+    for step in range(first, first + steps):
+        out = method(batch(step), rand(step, step / 10))
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        method.after_step(rand(step, step / 10), SOUND)
+        losses.append(out["loss"].item())
+    return losses
+
+
+def adam(method: DINO) -> Any:
+    return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+
+
+def test_state_is_all_that_is_needed_to_go_on():
+    method = tiny(norm_last_layer=False)
+    optimizer = adam(method)
+    train(method, 0, 3, optimizer)
+    state, of_optimizer = (copy.deepcopy(x.state_dict()) for x in (method, optimizer))
+    losses = train(method, 3, 3, optimizer)
+    again = tiny(7, norm_last_layer=False)
+    again.load_state_dict(state)
+    fresh = adam(again)
+    fresh.load_state_dict(of_optimizer)
+    assert train(again, 3, 3, fresh) == losses
+    end = method.state_dict()
+    assert all(torch.equal(v, end[n]) for n, v in again.state_dict().items())
+    assert end["center"].abs().sum() > 0
+
+
+def of_rank(first: int, rows: int) -> dict[str, Tensor]:
+    method, whole = tiny(drop_path=0.5), batch()
+    part = {n: v[first : first + rows] for n, v in whole.items()}
+    out = method(part, rand(first=first, rows=rows))
+    out["loss"].backward()
+    method.after_step(rand(), SOUND)
+    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    return {"loss": out["loss"].detach(), "center": method.center} | grads
+
+
+def test_two_ranks_are_one(tmp_path):
+    found = in_ranks(2, lambda r: of_rank(r * ROWS // 2, ROWS // 2), tmp_path)
+    for name, want in of_rank(0, ROWS).items():
+        mean = torch.stack([one[name] for one in found]).mean(0)
+        assert (mean - want).norm() <= 1e-12 * want.norm() + 1e-14, name
+    assert torch.equal(found[0]["center"], found[1]["center"])
+    assert found[0]["loss"] != found[1]["loss"]
