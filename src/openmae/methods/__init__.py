@@ -9,6 +9,7 @@ from torch import nn
 from openmae.methods.byol import BYOL
 from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
+from openmae.methods.dino import DINO
 from openmae.methods.mae import MAE
 from openmae.methods.mocov3 import MoCoV3
 from openmae.methods.segment import Segmenter
@@ -19,6 +20,7 @@ METHODS: dict[str, type[nn.Module]] = {
     "simclr": SimCLR,
     "byol": BYOL,
     "mocov3": MoCoV3,
+    "dino": DINO,
     "classify": Classifier,
     "detect": Detector,
     "segment": Segmenter,
