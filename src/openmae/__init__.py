@@ -47,6 +47,7 @@ _COMMANDS = (
     "export",
     "pack",
     "ablate",
+    "compare",
     "benchmark",
     "doctor",
     "slurm",

@@ -106,6 +106,9 @@ GOOD = {
     "preset": ("fig5", "table1d", "transfer", "fig6"),
     "score": ("knn", "probe", "probe knn", "knn:photos", "knn:nowhere", "accuracy"),
     "score_args": ("probe.pool=cls", "knn.k=3", "k=3", "knn.q=3"),
+    "methods": ("mae simclr", "mae=digits", "mae mae", "mea", "simclr=nowhere.yaml"),
+    "family": ("digits", "cifar10", "nowhere"),
+    "runs": ("run", "photos", "damaged", "nowhere"),
     "jobs": ("1", "2", "0"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
@@ -125,7 +128,11 @@ WRITTEN = (
     "mine",
     "folder",
 )
-SLOW = ("pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate")
+SLOW = (
+    "pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate",
+    "compare",
+)  # fmt: skip
+GRIDS = (("ablate", "--vary", "mask_ratio=0.5,0.75"), ("compare", "--methods", "mae"))
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
 
 
@@ -171,11 +178,13 @@ def option_set(task: str, rng: random.Random) -> list[str]:
             words += [flag, *value(task, name, rng)]
     if task == "quickstart":  # it has no dry run: a folder that it refuses stands in for one
         words += ["--out", "mine"]
-    if task in ("pretrain", "ablate"):
+    if task in ("pretrain", "ablate", "compare"):
         small = "--dim 16 --depth 1 --heads 2 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2"
         pairs = small.split()
         for flag, word in zip(pairs[::2], pairs[1::2], strict=True):
             words += [] if flag in words else [flag, word]
+    for name, flag, word in GRIDS:
+        words += [flag, word] if task == name and flag not in words and rng.random() < 0.8 else []
     if task in SLOW:
         words += ["--dry-run"]
     return [*task.split(), *words]

@@ -77,6 +77,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.ablate:AblateConfig",
         "Pretrain and score a grid of settings with several seeds; tables of the paper.",
     ),
+    "compare": (
+        "openmae.config.compare:CompareConfig",
+        "Pretrain and score several methods alike, or compare runs that are there.",
+    ),
     "benchmark": (
         "openmae.config.benchmark:BenchmarkConfig",
         "Measure how fast this machine pretrains, and what limits it.",

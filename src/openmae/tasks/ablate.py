@@ -15,8 +15,8 @@ from openmae.engine.runfolder import Results
 from openmae.engine.textfile import write_text
 from openmae.errors import UsageError
 from openmae.report.ablation import page, plot
-from openmae.tasks.grid import Arm, Grid, combine, cross, plan, split_data
-from openmae.tasks.gridstudy import base_of, study_of, told_plan
+from openmae.tasks.grid import Arm, Grid, combine, cross, plan
+from openmae.tasks.gridstudy import base_of, split_data, study_of, told_plan
 from openmae.tasks.presets import PAPER, PRESETS, SMALL, Preset
 
 
@@ -103,7 +103,7 @@ def _about(
         notices.append(f"in the paper (ViT-L, ImageNet): {preset.found}; here: {size}")
     if base["data"] == config.data:
         notices.append("pretraining saw all images of the folder, tested ones too, without labels")
-    if len({row.config["target"] for row in grid.rows}) > 1:
+    if len({row.settings.target for row in grid.rows}) > 1:
         notices.append("losses of different targets cannot be compared")
     return {
         "title": title,

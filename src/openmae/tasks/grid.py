@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from openmae.config.ablate import Budget, Varied, parse_score, parse_score_arg
@@ -66,12 +65,17 @@ class Cell:
     """One pretraining run and what it is scored on, as its process is told (job.json)."""
 
     name: str
-    config: dict[str, Any]  # of PretrainConfig
+    config: dict[str, Any]  # of PretrainConfig, what was given: some methods refuse the rest
     recipe: str
     minutes: float | None
     speed: str  # cells of one speed key have one number of steps
     network: str  # cells of one network key have one baseline
     scorings: list[Scoring]
+
+    @property
+    def settings(self) -> PretrainConfig:
+        """Its settings of pretrain."""
+        return PretrainConfig.model_validate(self.config)
 
     def to_json(self) -> dict[str, Any]:
         """For job.json."""
@@ -92,7 +96,7 @@ class Row:
     labels: Mapping[str, str]
     cells: dict[int, str]
     scorings: dict[str, Scoring]
-    config: dict[str, Any]
+    settings: PretrainConfig
     budget: str
 
 
@@ -211,7 +215,7 @@ def plan(
             cell = cells.setdefault(cell.name, cell)
             cell.scorings += [s for s in asked.values() if s not in cell.scorings]
             if row is None:
-                row = Row(arm.labels, {}, asked, cell.config, _length(cell))
+                row = Row(arm.labels, {}, asked, cell.settings, _length(cell))
                 rows.append(row)
             row.cells[seed] = cell.name
     order = [row.cells[seed] for seed in numbers for row in rows]
@@ -261,7 +265,8 @@ def _cell(base: Mapping[str, Any], arm: Arm, seed: int, budget: Budget | None, r
     speed = digest({n: v for n, v in kept.items() if n != "seed"})
     network = digest({n: values[n] for n in _NETWORK})
     name = f"{_slug(arm)}-s{seed}-{digest(kept)}"
-    return Cell(name, values, arm.recipe or recipe, minutes, speed, network, [])
+    given = config.model_dump(mode="json", exclude_unset=True)
+    return Cell(name, given, arm.recipe or recipe, minutes, speed, network, [])
 
 
 def _slug(arm: Arm) -> str:
@@ -275,15 +280,5 @@ def _length(cell: Cell) -> str:
     """What the run of a cell may spend, in words."""
     if cell.minutes is not None:
         return f"{cell.minutes:g} minutes"
-    steps, epochs = cell.config["steps"], cell.config["epochs"]
+    steps, epochs = cell.settings.steps, cell.settings.epochs
     return f"{steps:,} steps" if steps else f"{epochs:g} epochs"
-
-
-def split_data(data: str) -> tuple[str, str]:
-    """What to pretrain on and what to score on: train/ of a folder that has it beside test/ or
-    val/, so that no network sees a test image; else the same for both.
-    """
-    root = Path(data).expanduser()
-    if (root / "train").is_dir() and any((root / n).is_dir() for n in ("test", "val")):
-        return str(Path(data) / "train"), data
-    return data, data

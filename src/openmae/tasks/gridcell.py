@@ -54,7 +54,7 @@ def run_cell(folder: Path, trained_now: Callable[[], None] = lambda: None) -> Re
     told = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     keep = bool(told.pop("keep_checkpoints"))
     cell, study = Cell.from_json(told), folder.parent.parent
-    config = PretrainConfig.model_validate({**cell.config, "out": str(folder / "run")})
+    config = cell.settings.model_copy(update={"out": str(folder / "run")})
     if cell.minutes is not None:
         steps = steps_of(cell, config, study)
         config = config.model_copy(update={"steps": steps, "epochs": None})
@@ -91,7 +91,7 @@ def _scored(
     baseline = folder.parent.parent / "baselines" / f"{scoring.key}-{cell.network}.json"
     if not path.exists():
         out = folder / "scores" / scoring.key
-        results = _run(scoring, config, str(folder / "run"), out, not baseline.exists())
+        results = run_score(scoring, config, str(folder / "run"), out, not baseline.exists())
         if results.exit_code:
             return results
         assert results.folder is not None
@@ -101,7 +101,7 @@ def _scored(
     if not baseline.exists():
         if scoring.kind == "finetune":
             out = baseline.with_suffix("")
-            twin = _run(scoring, config, str(folder / "run"), out, True, random_weights=True)
+            twin = run_score(scoring, config, str(folder / "run"), out, True, random_weights=True)
             if twin.exit_code:
                 return twin
             _keep(baseline, {"random_weights": twin["accuracy"]})
@@ -118,7 +118,7 @@ def _keep(path: Path, values: dict[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=1, default=str) + "\n")
 
 
-def _run(
+def run_score(
     scoring: Scoring,
     config: PretrainConfig,
     run: str,
@@ -126,6 +126,7 @@ def _run(
     baselines: bool,
     random_weights: bool = False,
 ) -> Results:
+    """Score a run folder or encoder file in this process; seed, device and loader as it had."""
     out.parent.mkdir(parents=True, exist_ok=True)
     given: dict[str, Any] = {"model": run, "data": scoring.data, "out": str(out)}
     given |= {"seed": config.seed, "device": config.device}
@@ -190,7 +191,7 @@ def _cost(run: Path, config: PretrainConfig) -> dict[str, Any]:
     folder = RunFolder(run)
     saved, rows = folder.read_config(), read_jsonl(folder.metrics)
     seconds, seen = training_seconds(rows), saved["resolved"]["total_steps"] * config.batch_size
-    flops, parameters, encoder = flops_of(saved)
+    flops, parameters, encoder = flops_of(config, saved["resolved"])
     return {
         "seconds": seconds,
         "images_seen": seen,

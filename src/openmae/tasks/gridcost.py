@@ -14,21 +14,18 @@ from openmae.engine.device import resolve_device
 from openmae.engine.measure import wait
 from openmae.randomness import Rand
 from openmae.tasks.fitting import random_batch
-from openmae.tasks.pretrain import Pretraining
+from openmae.tasks.method import build_method
 
 _PATIENCE = 2.0  # seconds of a step that is only timed
 _ROWS = 4  # images of the counted step; some methods need several
 
 
-def flops_of(saved: Mapping[str, Any]) -> tuple[float | None, int, int]:
+def flops_of(config: PretrainConfig, resolved: Mapping[str, Any]) -> tuple[float | None, int, int]:
     """Operations of forward and backward pass for one image (as they are run: what is left out
-    is not counted; a multiply-add is 2), parameters of the method and of its encoder. `saved` is
-    a run's config.yaml. None where the step cannot be counted.
+    is not counted; a multiply-add is 2), parameters of the method and of its encoder. `resolved` as
+    in the run's config.yaml. None where the step cannot be counted.
     """
-    values = {n: v for n, v in saved.items() if n not in ("task", "resolved")}
-    method: Any = Pretraining().build(
-        PretrainConfig.model_validate(values), dict(saved["resolved"])
-    )
+    method: Any = build_method(config, resolved)
     parameters = sum(p.numel() for p in method.parameters())
     encoder = sum(p.numel() for p in method.encoder.parameters())
     batch = random_batch(method, _ROWS, seed=0)
@@ -55,14 +52,13 @@ def training_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     )
 
 
-def step_seconds(values: Mapping[str, Any]) -> float:
+def step_seconds(config: PretrainConfig) -> float:
     """Seconds of a training step for one image, by a few steps of random images on the device: a
-    rough word on how long a run will take. `values` are settings of pretrain.
+    rough word on how long a run will take.
     """
-    config = PretrainConfig.model_validate(values)
     device = resolve_device(config.device)
     half = [0.5] * config.channels
-    method: Any = Pretraining().build(config, {"mean": half, "std": half, "total_steps": 1})
+    method: Any = build_method(config, {"mean": half, "std": half})
     method.to(device).train()
     for rows in (_ROWS, min(64, max(_ROWS, config.batch_size))):
         batch = random_batch(method, rows, seed=0)

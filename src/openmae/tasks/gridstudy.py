@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from openmae.config.ablate import GridOptions
 from openmae.config.base import Options, resolve
 from openmae.config.pretrain import PretrainConfig
@@ -14,14 +16,16 @@ from openmae.data.sources import open_source, open_split
 from openmae.engine.device import resolve_device
 from openmae.engine.log import duration, say
 from openmae.engine.runfolder import Results, RunFolder
-from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError
+from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError, UsageError
 from openmae.tasks import gridlines, gridtable
 from openmae.tasks.grid import Cell, Grid
 from openmae.tasks.gridcost import step_seconds
 from openmae.tasks.gridrun import Processes, folder_of, left, run_cells, state_of
+from openmae.tasks.method import build_method, require_method
 from openmae.tasks.pretrain import choose_recipe
 
-_NEVER = 1e9  # epochs
+ONCE: Mapping[str, Any] = {"eval_every": 1e9}
+"""Pictures and held-out loss at the end alone, as a grid has many runs."""
 
 Page = Callable[[Path, Mapping[str, Any]], list[str]]
 
@@ -44,21 +48,44 @@ def base_of(
         base = {}  # its settings are among those that were typed
     common = resolve(PretrainConfig, {"data": data, **typed}, base, options.spell)
     names = common.model_fields_set - {"seed", "out", "gpus"}
-    once = {"eval_every": _NEVER}  # pictures and held-out loss at the end: a grid has many runs
-    return {**once, **{name: getattr(common, name) for name in names}}, recipe
+    return {**ONCE, **{name: getattr(common, name) for name in names}}, recipe
 
 
-def require_data(grid: Grid) -> None:
-    """Raise DataError before anything starts where images or classes are not there."""
+def split_data(data: str) -> tuple[str, str]:
+    """What to pretrain on and what to score on: train/ of a folder that has it beside test/ or
+    val/, so that no network sees a test image; else the same for both.
+    """
+    root = Path(data).expanduser()
+    if (root / "train").is_dir() and any((root / n).is_dir() for n in ("test", "val")):
+        return str(Path(data) / "train"), data
+    return data, data
+
+
+def require_grid(grid: Grid) -> None:
+    """Every run before the first one starts: its images and classes are there, its method can be
+    built.
+
+    Raises:
+        DataError, UsageError: a mistake in one of them, with its row.
+    """
     for data in {cell.config["data"] for cell in grid.cells.values()}:
         open_source(data)
+    for row in grid.rows:
+        config, half = row.settings, [0.5] * row.settings.channels
+        try:
+            require_method(config)
+            with torch.device("meta"):
+                build_method(config, {"mean": half, "std": half})
+        except UsageError as error:
+            told = " ".join(f"{n}={v}" for n, v in row.labels.items())
+            raise UsageError(f"{told}: {error}") from None
     for scoring in {(s.data, s.kind) for c in grid.cells.values() for s in c.scorings}:
         open_split(scoring[0], task=scoring[1])
 
 
 def told_plan(grid: Grid, out: Path, config: GridOptions) -> Results:
     """Print the grid with what it will take; nothing is written."""
-    require_data(grid)
+    require_grid(grid)
     states = {name: state_of(out, cell) for name, cell in grid.cells.items()}
     done = [s for s in states.values() if s["state"] == "done"]
     say("Grid", f"{len(grid.rows)} rows, {len(grid.cells)} runs, {len(done)} of them done ({out})")
@@ -85,22 +112,23 @@ def _predicted(grid: Grid, done: list[dict[str, Any]]) -> float | None:
     if all(cell.minutes for cell in cells):
         return sum(60 * (cell.minutes or 0) for cell in cells) / len(cells)
     images = [images_of(cell) for cell in cells]
-    return step_seconds(cells[0].config) * sum(images) / len(images)
+    return step_seconds(cells[0].settings) * sum(images) / len(images)
 
 
 def images_of(cell: Cell) -> float:
     """Images that a cell will see."""
-    steps, batch = cell.config["steps"], cell.config["batch_size"]
-    if steps:
-        return float(steps * batch)
-    return float(cell.config["epochs"] * len(open_source(cell.config["data"])))
+    config = cell.settings
+    if config.steps:
+        return float(config.steps * config.batch_size)
+    assert config.epochs is not None
+    return float(config.epochs * len(open_source(config.data)))
 
 
 def study_of(
     config: GridOptions, grid: Grid, out: Path, name: str, about: Mapping[str, Any], page: Page
 ) -> Results:
     """Run what is missing of a grid, then print and write its table; exit code 75 after a stop."""
-    require_data(grid)
+    require_grid(grid)
     folder = RunFolder(out)
     task = "ablate" if name == "ablation" else "compare"
     if folder.exists() and (old := folder.read_config().get("task")) != task:

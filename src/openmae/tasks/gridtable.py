@@ -35,7 +35,7 @@ def build(study: Path, grid: Grid, about: Mapping[str, Any]) -> dict[str, Any]:
         "labels": list(dict.fromkeys(n for row in grid.rows for n in row.labels)),
         "scores": [{"key": name, "name": title(name)} for name in kinds],
         "rows": rows,
-        "baselines": _baselines(rows, kinds),
+        "baselines": baselines(rows, kinds),
         "unfinished": [one for row in rows for one in row.pop("unfinished")],
         "protocol": protocol(rows, kinds),
         "statistics": list(METHOD),
@@ -74,6 +74,8 @@ def _row(study: Path, grid: Grid, row: Row) -> dict[str, Any]:
     return {
         "labels": dict(row.labels),
         "budget": row.budget,
+        "floor": [grid.cells[n].network for n in row.cells.values()]
+        + [scoring.key for scoring in row.scorings.values()],
         "planned": len(row.cells),
         "n": len(done),
         "seeds": sorted(done),
@@ -124,28 +126,36 @@ def _baseline(study: Path, scoring: Scoring, networks: set[str]) -> dict[str, An
     return {name: asdict(spread(values)) for name, values in found.items()}
 
 
-def _baselines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """One line for each different network: equal ones are not repeated."""
+def baselines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """A line for each different baseline, with "of": the labels of the rows that it belongs to."""
     lines: list[dict[str, Any]] = []
     for name in ("random_weights", "raw_pixels", "majority"):
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for row in rows:
-            scores = {}
-            for kind in kinds:
-                own = row["scores"].get(kind, {})
-                value = own.get("baselines", {}).get(name)
-                if name == "majority" and own and own["test"]["majority"] is not None:
-                    majority = own["test"]["majority"]
-                    value = {"mean": majority, "low": None, "high": None, "n": 1}
-                if value is not None:
-                    scores[kind] = value
-            line = {"name": name.replace("_", " "), "scores": scores}
-            if scores and all(line != {k: v for k, v in old.items() if k != "of"} for old in lines):
-                lines.append({**line, "of": row["labels"]})
-    for name in {line["name"] for line in lines}:  # who has one for all rows needs no address
-        same = [line for line in lines if line["name"] == name]
-        if len(same) == 1:
-            same[0]["of"] = {}
+            own = {k: value for k in kinds if (value := _floor(row, k, name)) is not None}
+            if not own:
+                continue
+            which = [row["floor"] if name == "random_weights" else "", own]
+            groups.setdefault(key := json.dumps(which), []).append(row["labels"])
+            found[key] = own
+        for key, labels in groups.items():
+            alike = {n: v for n, v in labels[0].items() if all(o.get(n) == v for o in labels)}
+            of = alike if len(groups) > 1 else {}
+            lines.append({"name": name.replace("_", " "), "scores": found[key], "of": of})
     return lines
+
+
+def _floor(row: Mapping[str, Any], kind: str, name: str) -> dict[str, Any] | None:
+    """One baseline of a row's score."""
+    own = row["scores"].get(kind)
+    if own is None:
+        return None
+    if name != "majority":
+        value: dict[str, Any] | None = own["baselines"].get(name)
+        return value
+    majority = own["test"]["majority"]
+    return None if majority is None else {"mean": majority, "low": None, "high": None, "n": 1}
 
 
 def protocol(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[str]:

@@ -50,6 +50,16 @@ def kind_of(config: PretrainConfig) -> type[Base]:
     return known[config.method]
 
 
+def meaningless(config: PretrainConfig) -> list[str]:
+    """Settings that were given and mean nothing to the method."""
+    kind = kind_of(config)
+    own = own_arguments(kind)
+    fine = {"registers"} | ({"augment", "crop"} if kind.masked else set())
+    fine |= {"progressive"} if "sizes" in own else set()
+    given = [name for name in dict.fromkeys(_OF_MASKS) if name in config.model_fields_set]
+    return [n for n in given if n not in fine and _RENAMED.get(n, n) not in own]
+
+
 def require_method(config: PretrainConfig) -> None:
     """Refuse what was typed and means nothing to the method.
 
@@ -57,14 +67,9 @@ def require_method(config: PretrainConfig) -> None:
         UsageError: no such method, or a setting that it does not have.
     """
     kind = kind_of(config)
-    own = own_arguments(kind)
-    fine = {"registers"} | ({"augment", "crop"} if kind.masked else set())
-    fine |= {"progressive"} if "sizes" in own else set()
-    given = config.model_fields_set
-    for name in _OF_MASKS:
-        if name in given and name not in fine and _RENAMED.get(name, name) not in own:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} means nothing to --method {config.method}: leave it out")
+    for name in meaningless(config):
+        option = "--" + name.replace("_", "-")
+        raise UsageError(f"{option} means nothing to --method {config.method}: leave it out")
     if config.val is not None and not kind.masked:
         raise UsageError(
             f"--val: {config.method} compares views, and has no loss of held-out images. Leave it"
