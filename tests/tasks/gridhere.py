@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,8 +18,8 @@ from openmae.tasks.gridrun import Processes
 class Here(Processes):
     """Runs a cell when it is started; the names of those it ran are in `ran`."""
 
-    ran: list[str] = []
-    errors: dict[str, BaseException] = {}
+    ran: ClassVar[list[str]] = []
+    errors: ClassVar[dict[str, BaseException]] = {}
     """What to raise instead of the cell of a name that begins so."""
 
     def __init__(self, count: int | None, device: str) -> None:

@@ -21,20 +21,22 @@ _MORE = "table { margin: 0; } img { max-width: 100%; background: #fff; border-ra
 
 def plot(table: Mapping[str, Any]) -> bytes:
     """A PNG: one panel a score, over the varied setting; points are seeds, bars 95 % intervals."""
-    figure, panels = panels_of(len(table["scores"]), 4.8)
+    figure, panels = panels_of(len(table["scores"]))
     for axes, score in zip(panels, table["scores"], strict=True):
         _panel(axes, table, score)
     return png(figure)
 
 
-def panels_of(count: int, width: float) -> tuple[Any, list[Any]]:
-    """A figure with some panels side by side."""
+def panels_of(count: int, columns: int = 3) -> tuple[Any, list[Any]]:
+    """A figure with some panels, at most so many side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.0, width * count), 4), layout="constrained")
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(6.0, 4.6 * columns), 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
 def png(figure: Any) -> bytes:

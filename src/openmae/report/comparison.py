@@ -18,7 +18,7 @@ def plot_costs(table: Mapping[str, Any]) -> bytes | None:
     panels = [(s, axis) for s in table["scores"] for axis in _AXES if _points(table, s, axis[0])]
     if not panels:
         return None
-    figure, places = panels_of(len(panels), 4.4)
+    figure, places = panels_of(len(panels), len(_AXES))
     for axes, (score, (cost, label)) in zip(places, panels, strict=True):
         _panel(axes, table, score, cost, label)
     return png(figure)
@@ -52,8 +52,16 @@ def _panel(
         if own["low"] is not None:
             axes.plot([spent, spent], [100 * own["low"], 100 * own["high"]], color=colour, lw=2)
         axes.plot([spent], [100 * own["mean"]], "o", color=colour, ms=6)
-        axes.annotate(name, (spent, 100 * own["mean"]), xytext=(7, 0), fontsize=8,
-                      textcoords="offset points", va="center", color=colour)  # fmt: skip
+        above = (0, 9, -9)[number % 3]  # points: names of near ones do not meet
+        axes.annotate(
+            name,
+            (spent, 100 * own["mean"]),
+            xytext=(7, above),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+            color=colour,
+        )
     costs = [spent for _, _, spent, _ in points]
     if min(costs) > 0 and max(costs) > 5 * min(costs):
         axes.set_xscale("log")
@@ -70,7 +78,7 @@ def plot_losses(table: Mapping[str, Any]) -> bytes | None:
     curves = table.get("curves")
     if not curves:
         return None
-    figure, places = panels_of(1, 6.0)
+    figure, places = panels_of(1)
     for number, (name, rows) in enumerate(curves.items()):
         for images, losses in rows:
             places[0].plot(images, losses, color=_COLOURS[number % len(_COLOURS)], lw=1, label=name)

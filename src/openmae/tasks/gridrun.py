@@ -47,11 +47,19 @@ def state_of(study: Path, cell: Cell) -> dict[str, Any]:
     ended = _json(folder / "ended.json")
     if ended:
         return ended
-    status = RunFolder(folder / "run").read_status()
-    if status:
-        told = f"step {status.get('step', 0):,} of {status.get('total', 0):,}"
-        return {"state": "stopped", "reason": f"{_LOST} at {told}"}
+    if (folder / "run").exists():
+        return {"state": "stopped", "reason": f"{_LOST}{_reached(folder)}"}
     return {"state": "waiting", "reason": "not started"}
+
+
+def _reached(folder: Path) -> str:
+    """How far the run of a cell came, in words."""
+    status = RunFolder(folder / "run").read_status()
+    if status.get("state") == "done":
+        return ", pretrained and not scored yet"
+    saved = sorted((folder / "run" / "checkpoints").glob("step_*"))
+    step = int(saved[-1].name.partition("_")[2]) if saved else status.get("step", 0)
+    return f", saved at step {step:,} of {status['total']:,}" if status else ""
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -75,7 +83,9 @@ def write_job(study: Path, cell: Cell, keep_checkpoints: bool) -> Path:
 def note_end(folder: Path, code: int, message: str) -> dict[str, Any]:
     """Keep how a cell ended that is not done. One that diverged would do so again."""
     state = {STOPPED_EARLY: "stopped", DivergedError.exit_code: "diverged"}.get(code, "failed")
-    reason = message or (f"signal {-code}" if code < 0 else f"exit code {code}")
+    reason = {True: "asked to stop", False: f"signal {-code}"}[code == STOPPED_EARLY]
+    reason = f"{reason}{_reached(folder)}" if state == "stopped" or code < 0 else message
+    reason = reason or f"exit code {code}"
     values = {"state": state, "exit_code": code, "reason": reason}
     write_text(folder / "ended.json", json.dumps(values) + "\n")
     return values
