@@ -158,7 +158,8 @@ def test_shipped_recipe(task, name):
     config = resolve(settings(task), needed, values, source=name)
     assert config.model_fields_set == values.keys() | needed.keys()
     assert len(values) > 5
-    assert about(task, name).keys() == {"paper", "command", "cost", "expected"}
+    told = about(task, name).keys() - {"losses"}  # of its own run, for tasks/curvecheck.py
+    assert told == {"paper", "command", "cost", "expected"}
 
 
 def test_there_is_no_folder_of_recipes_without_a_task():

@@ -31,6 +31,7 @@ from openmae.engine.runfolder import Results, RunFolder, read_jsonl
 from openmae.errors import UsageError
 from openmae.methods.base import Base
 from openmae.targets import TARGETS
+from openmae.tasks.curvecheck import CurveCheck
 from openmae.tasks.decoding import decoding
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
@@ -125,7 +126,8 @@ class Pretraining(Kind):
         self, job: Job, folder: RunFolder, plan: Plan, device: torch.device
     ) -> Callable[[State], Mapping[str, Any]]:
         context = autocast(plan.precision, device)
-        return Evaluator(job.source, job.held_out, job.config, folder, context, device)
+        measure = Evaluator(job.source, job.held_out, job.config, folder, context, device)
+        return CurveCheck(measure, job.config, job.resolved, folder)
 
     def describe(self, job: Job, method: nn.Module) -> list[tuple[str, str]]:
         config, resolved, found = job.config, job.resolved, job.found
