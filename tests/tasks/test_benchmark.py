@@ -12,6 +12,7 @@ from openmae.cli import main
 from openmae.config.benchmark import BenchmarkConfig
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.sources import open_source
+from openmae.errors import UsageError
 from openmae.tasks import benchmark
 from openmae.tasks.benchmarklines import suggestion
 
@@ -129,7 +130,8 @@ def test_the_settings_are_those_of_pretrain():
     """What decides a step of pretraining can be given here, with the same default."""
     own, theirs = BenchmarkConfig.model_fields, PretrainConfig.model_fields
     model = {n for n, f in theirs.items() if f.json_schema_extra["panel"] == "Model"}
-    assert model - {"init", "progressive"} <= own.keys()
+    others = {"method", "method_args"}  # it measures steps of mae alone, and says so
+    assert model - {"init", "progressive"} - others <= own.keys()
     for name in own.keys() & theirs.keys() - {"data", "batch_size", "workers", "steps"}:
         assert own[name].default == theirs[name].default, name
 
@@ -137,6 +139,8 @@ def test_the_settings_are_those_of_pretrain():
 def test_recipes_keep_what_decides_the_step():
     recipe = {"model": "vit_tiny_patch16_224", "batch_size": 64, "lr": 1.0, "steps": 3, "epochs": 9}
     assert BenchmarkConfig.reworded(recipe, str, typed=False) == {"model": "vit_tiny_patch16_224"}
+    with pytest.raises(UsageError, match="the recipe is of simclr"):
+        BenchmarkConfig.reworded({"method": "simclr"}, str, typed=False)
     assert BenchmarkConfig.reworded({"batch_size": "AUTO"}, str, typed=True) == {"batch_size": None}
 
 

@@ -7,21 +7,26 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from openmae.config.base import Settings, setting
+from openmae.config.base import setting
+from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
 from openmae.config.pretrain import PretrainConfig
+from openmae.config.targetoptions import TargetName, TargetOptions
 from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, pair, parse_range
+from openmae.errors import UsageError
 
 _ARCHITECTURE = (
     "model", "dim", "depth", "heads", "image_size", "patch_size", "channels", "mask", "mask_ratio",
     "target", "decoder_dim", "decoder_depth", "decoder_heads", "decoder", "decoder_fusion",
-    "predict", "masks",
+    "predict", "masks", "mask_unit", "mask_ratio_end", "mask_tokens", "registers", "uniformity",
+    "target_args",
 )  # fmt: skip
 _STEP = (
-    "precision", "compile", "attention", "products", "crop", "flip", "bands", "value_range",
+    "precision", "compile", "attention", "products", "crop", "flip", "augment", "bands",
+    "value_range",
 )  # fmt: skip
 
 
-class BenchmarkConfig(Settings):
+class BenchmarkConfig(TargetOptions, MaskOptions):
     """How fast this machine pretrains: time, memory, share of its peak, the loader beside it."""
 
     data: str | None = setting(
@@ -37,22 +42,18 @@ class BenchmarkConfig(Settings):
     image_size: Size = setting(224, "pixels: one number, or height and width", MODEL, "free")
     patch_size: Size | None = setting(None, "pixels; the model's own by default", MODEL, "free")
     channels: int = setting(3, "channels of the images", MODEL, "free", ge=1)
-    mask: Literal["random", "block", "grid"] = setting(
-        "random", "how patches are chosen", MODEL, "free"
-    )
+    mask: MaskName = setting("random", "how patches are chosen", MODEL, "free")
     mask_ratio: float = setting(0.75, "share of the patches to hide", MODEL, "free")
-    target: Literal["norm_pixels", "pixels"] = setting(
-        "norm_pixels", "what is predicted", MODEL, "free"
-    )
+    target: TargetName = setting("norm_pixels", "what is predicted", MODEL, "free")
     decoder_dim: int = setting(512, "decoder width", MODEL, "free", gt=0)
     decoder_depth: int = setting(8, "decoder blocks", MODEL, "free", ge=1)
     decoder_heads: int = setting(16, "decoder heads", MODEL, "free", gt=0)
 
-    decoder: Literal["self", "cross"] = setting(
+    decoder: DecoderName = setting(
         "self", "cross: mask tokens only read visible ones", MODEL, "free"
     )
     decoder_fusion: bool = setting(
-        False, "cross decoder: its blocks read learned sums of all encoder blocks", MODEL, "free"
+        False, "the decoder reads learned sums of all encoder blocks", MODEL, "free"
     )
     predict: float = setting(
         1.0, "cross decoder: share of the hidden patches to predict", MODEL, "free", gt=0, le=1
@@ -101,6 +102,11 @@ class BenchmarkConfig(Settings):
         """Of a recipe of pretrain, what decides the step; its batch is made of parts anyway."""
         words = dict(values)
         if not typed:
+            if words.get("method", "mae") != "mae":
+                raise UsageError(
+                    f"the recipe is of {words['method']}, and benchmark measures steps of mae. Give"
+                    " a recipe of mae"
+                )
             return {k: v for k, v in words.items() if k in (*_ARCHITECTURE, *_STEP)}
         if str(words.get("batch_size")).lower() == "auto":
             words["batch_size"] = None

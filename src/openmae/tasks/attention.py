@@ -86,7 +86,8 @@ def where(method: nn.Module) -> dict[str, Place]:
     rand = Rand(0, 0, 0.0, 0, _IMAGES)
     if logits:  # which comes after the draws in a step
         method.draw_paths(_IMAGES, rand, images.device)  # type: ignore[operator]
-    batch: Any = method.example(images) if isinstance(method, Base) else images
+    views = method.views() if isinstance(method, Base) else None
+    batch: Any = images if views is None else method.example(images)  # type: ignore[operator]
     forward = partial(logits, images) if logits else partial(method, batch, rand)
     with torch.no_grad():
         return places(method, _IMAGES, forward)
