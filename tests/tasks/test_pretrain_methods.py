@@ -10,6 +10,8 @@ import torch
 
 import openmae
 from openmae.cli import main
+from openmae.config import resolve
+from openmae.config.pretrain import PretrainConfig
 from openmae.engine.runfolder import read_jsonl
 from openmae.tasks.method import methods
 
@@ -97,3 +99,14 @@ def test_every_method_tells_its_views_or_takes_crops():
         assert len(batch["image"]) == 3, name
         assert (method.views() is None) == kind.masked, name
         assert method.trained_encoder().image_size == (16, 16)
+
+
+def test_a_recipe_of_mae_says_nothing_of_another_methods_masks():
+    recipe = {"mask": "grid", "target": "pixels", "decoder_dim": 64, "batch_size": 8, "steps": 1}
+    given = {"data": "x", "method": "maskfeat"}
+    config = resolve(PretrainConfig, given, recipe)
+    assert config.batch_size == 8
+    assert not config.model_fields_set & {"mask", "target", "decoder_dim"}
+    assert resolve(PretrainConfig, {"data": "x", "method": "mae"}, recipe).mask == "grid"
+    whole = resolve(PretrainConfig, given, recipe | {"method": "maskfeat"})
+    assert whole.mask == "grid", "a recipe of the method is taken whole"

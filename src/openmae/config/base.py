@@ -121,7 +121,8 @@ def resolve(
     base = model.reworded(base or {}, spell, typed=False)
     replaced = {name for group in model.one_of if given.keys() & set(group) for name in group}
     for name, parts in model.parts_of.items():
-        if base and name in given and str(given[name]) != str(base.get(name)):
+        usual = model.model_fields[name].default
+        if base and name in given and str(given[name]) != str(base.get(name, usual)):
             replaced |= set(parts)
     merged = {k: v for k, v in base.items() if k not in replaced} | given
     _known(model, merged, given, source)

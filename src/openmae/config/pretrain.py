@@ -23,6 +23,13 @@ from openmae.config.training import (
     parse_range,
 )
 
+_OF_THE_METHOD = (
+    *("mask", "mask_ratio", "predict", "masks", "progressive", "target", "target_args"),
+    *("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_fusion"),
+    *("mask_unit", "mask_ratio_end", "mask_tokens", "uniformity"),
+)
+"""What a recipe of one method says of it, and not to another."""
+
 
 class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
@@ -31,7 +38,7 @@ class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
         "model": ("dim", "depth", "heads"),
         "channels": ("mean", "std"),
         "target": ("target_args",),
-        "method": ("method_args",),
+        "method": ("method_args", *_OF_THE_METHOD),
         "decoder": ("decoder_fusion", "predict", "mask_tokens"),
         "image_size": ("progressive",),
     }

@@ -11,9 +11,11 @@ from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
 from openmae.methods.dino import DINO
 from openmae.methods.mae import MAE
+from openmae.methods.maskfeat import MaskFeat
 from openmae.methods.mocov3 import MoCoV3
 from openmae.methods.segment import Segmenter
 from openmae.methods.simclr import SimCLR
+from openmae.methods.simmim import SimMIM
 
 METHODS: dict[str, type[nn.Module]] = {
     "mae": MAE,
@@ -21,6 +23,8 @@ METHODS: dict[str, type[nn.Module]] = {
     "byol": BYOL,
     "mocov3": MoCoV3,
     "dino": DINO,
+    "simmim": SimMIM,
+    "maskfeat": MaskFeat,
     "classify": Classifier,
     "detect": Detector,
     "segment": Segmenter,
