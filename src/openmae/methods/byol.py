@@ -6,19 +6,16 @@ B images of this rank, D outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openmae.methods.base import Randomness
-from openmae.methods.twoviews import Momentum, TwoViews, both, result, wide
+from openmae.methods.twoviews import Momentum, Predicting, wide
 from openmae.models.batchnorm import head
 
 
-class BYOL(TwoViews):
+class BYOL(Predicting):
     """Encoder, projector and predictor, with BatchNorm in their hidden layers over the global batch
     of a view; and the momentum encoder.
 
@@ -39,21 +36,9 @@ class BYOL(TwoViews):
         self.encoder.initialise()
         self.momentum = Momentum(self.encoder, self.projector, momentum)
 
-    def forward(
-        self, batch: Mapping[str, Any] | Tensor, rand: Randomness | None = None
-    ) -> dict[str, Tensor]:
-        """Two views (B, 2, C, H, W) -> the loss and what is logged."""
-        images = both(batch)
-        features = self.feature(self.encoder, images)
-        first, second = (self.predictor(self.projector(f)) for f in features.chunk(2))
-        with torch.no_grad():
-            theirs = self.feature(self.momentum.encoder, images).chunk(2)
-            of_first, of_second = (self.momentum.projector(f) for f in theirs)
-        return result(distance(first, of_second) + distance(second, of_first), features)
-
-    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
-        """Move the copy."""
-        self.momentum.follow(self.encoder, self.projector, rand, skipped)
+    def losses(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """See `distance`."""
+        return distance(predicted, wanted)
 
 
 def distance(predicted: Tensor, wanted: Tensor) -> Tensor:

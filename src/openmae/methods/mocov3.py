@@ -6,7 +6,6 @@ B images of this rank, N of all ranks, D outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openmae.errors import UsageError
-from openmae.methods.base import Randomness
-from openmae.methods.twoviews import Momentum, TwoViews, both, result, wide
+from openmae.methods.twoviews import Momentum, Predicting, wide
 from openmae.models.batchnorm import head
 from openmae.models.gathering import all_rows, rank
 from openmae.models.precision import full_precision
 
 
-class MoCoV3(TwoViews):
+class MoCoV3(Predicting):
     """Encoder, projector (3 layers) and predictor (2 layers), each with BatchNorm at all layers and
     without biases, and the momentum encoder. The defaults are the paper's.
 
@@ -51,22 +49,9 @@ class MoCoV3(TwoViews):
         self.encoder.initialise()
         self.momentum = Momentum(self.encoder, self.projector, momentum)
 
-    def forward(
-        self, batch: Mapping[str, Any] | Tensor, rand: Randomness | None = None
-    ) -> dict[str, Tensor]:
-        """Two views (B, 2, C, H, W) -> the loss and what is logged."""
-        images = both(batch)
-        features = self.feature(self.encoder, images)
-        first, second = (self.predictor(self.projector(f)) for f in features.chunk(2))
-        with torch.no_grad():
-            theirs = self.feature(self.momentum.encoder, images).chunk(2)
-            of_first, of_second = (self.momentum.projector(f) for f in theirs)
-        loss = contrast(first, of_second, self.temperature)
-        return result(loss + contrast(second, of_first, self.temperature), features)
-
-    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
-        """Move the copy."""
-        self.momentum.follow(self.encoder, self.projector, rand, skipped)
+    def losses(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """See `contrast`."""
+        return contrast(predicted, wanted, self.temperature)
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,3 +136,35 @@ class Momentum(nn.Module):
         momentum = momentum_at(self.momentum, rand.progress)
         follow(self.encoder, encoder, momentum, skipped)
         follow(self.projector, projector, momentum, skipped)
+
+
+class Predicting(TwoViews):
+    """The image's own projection predicts what the momentum encoder says of the other view, as in
+    BYOL and MoCo v3. A subclass makes `projector` and `predictor`, and the copy last.
+    """
+
+    projector: nn.Module
+    predictor: nn.Module
+    momentum: Momentum
+
+    @abstractmethod
+    def losses(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Predictions of one view and the momentum encoder's words of the other, (B, D) each -> the
+        loss of each image (B,).
+        """
+
+    def forward(
+        self, batch: Mapping[str, Any] | Tensor, rand: Randomness | None = None
+    ) -> dict[str, Tensor]:
+        """Two views (B, 2, C, H, W) -> the loss and what is logged."""
+        images = both(batch)
+        features = self.feature(self.encoder, images)
+        first, second = (self.predictor(self.projector(f)) for f in features.chunk(2))
+        with torch.no_grad():
+            theirs = self.feature(self.momentum.encoder, images).chunk(2)
+            of_first, of_second = (self.momentum.projector(f) for f in theirs)
+        return result(self.losses(first, of_second) + self.losses(second, of_first), features)
+
+    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
+        """Move the copy."""
+        self.momentum.follow(self.encoder, self.projector, rand, skipped)
