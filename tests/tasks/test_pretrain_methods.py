@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 import openmae
 from openmae.cli import main
@@ -66,6 +67,25 @@ def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path):
     said = cli("knn", whole, "digits", "--json")
     assert said.code in (0, 3), said.err  # digits have one channel: said, no traceback
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("name", ["simmim", "maskfeat"])
+def test_a_method_with_defaults_of_its_own_goes_on_as_it_began(name, cli, photos, tmp_path):
+    words = ("--method", name, "--mask-unit", 2, *SMALL, *RUN, *STEPS)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    said = cli("pretrain", photos, "--out", whole, *words)
+    assert said.code == 0, said.err
+    saved = yaml.safe_load((whole / "config.yaml").read_text())
+    assert (saved["mask_tokens"], saved["decoder"]) == ("encoder", "linear")
+    assert saved["target"] == saved["resolved"]["predicts"] == openmae.load(whole).target
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints/step_00000004")
+    again = cli("pretrain", photos, "--out", cut, *words)
+    assert again.code == 0, again.err
+    assert rows(cut) == rows(whole)
+    other = cli("pretrain", photos, "--out", tmp_path / "o", "--recipe", whole / "config.yaml")
+    assert other.code == 0, other.err
+    assert rows(tmp_path / "o") == rows(whole), "the configuration of a run is whole"
 
 
 def test_what_means_nothing_is_refused(cli, photos, tmp_path):

@@ -51,6 +51,10 @@ class Kind(ABC):
     def default_recipe(self, config: Any, device_type: str) -> str:
         """The recipe of a run that names none."""
 
+    def completed(self, config: Any) -> Any:
+        """The settings of a new run, with the defaults that depend on others of them."""
+        return config
+
     @abstractmethod
     def open_data(self, config: Any, resolved: Mapping[str, Any]) -> tuple[Source, Source | None]:
         """The images to train on and those held out; `resolved` is empty for a new run."""

@@ -77,12 +77,27 @@ def require_method(config: PretrainConfig) -> None:
         )
 
 
+def completed(config: PretrainConfig) -> PretrainConfig:
+    """The settings with the method's own defaults where nothing was given, those of MAE being the
+    settings': a run keeps what it is, and goes on from that.
+
+    Raises:
+        UsageError: no such method.
+    """
+    own = own_arguments(kind_of(config))
+    left = [n for n in dict.fromkeys(_OF_MASKS) if n not in config.model_fields_set]
+    wanted = {n: own[_RENAMED.get(n, n)] for n in left if _RENAMED.get(n, n) in own}
+    more = {n: v for n, v in wanted.items() if n != "target_args" and v != getattr(config, n)}
+    return config.model_copy(update=more) if more else config
+
+
 def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> Base:
     """The method of a run, with its seeded initial weights.
 
     Raises:
         UsageError: no such method, or arguments that it does not take.
     """
+    config = completed(config)
     kind = kind_of(config)
     own = own_arguments(kind)
     sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
@@ -100,21 +115,17 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> Base:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return kind(**shared, **_settings(config, own), **_typed(config, own))
+        return kind(**shared, **_settings(config, own, resolved), **_typed(config, own))
 
 
-def _settings(config: PretrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the settings, those that the method takes: all of them for MAE, whose defaults they have,
-    and those that were given for others.
-    """
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(_OF_MASKS):
-        argument = _RENAMED.get(name, name)
-        given = config.method == "mae" or name in config.model_fields_set
-        if argument in own and given and name != "target_args":
-            found[argument] = getattr(config, name)
+def _settings(
+    config: PretrainConfig, own: Mapping[str, Any], resolved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of the settings, those that the method takes."""
+    arguments = {name: _RENAMED.get(name, name) for name in _OF_MASKS if name != "target_args"}
+    found = {a: getattr(config, name) for name, a in arguments.items() if a in own}
     if "target_args" in own:
-        found["target_args"] = target_arguments(config)
+        found["target_args"] = target_arguments(config, resolved)
     if "sizes" in own:
         found["sizes"] = [size for size, _ in config.stages]
     return found

@@ -36,6 +36,7 @@ def prepare_new(kind: Kind, config: Any, options: Options, folder: RunFolder) ->
     if recipe is None:
         recipe = kind.default_recipe(config, device.type)
         config = config.over(read_recipe(kind.task, recipe), options.spell)
+    config = kind.completed(config)
     if config.steps is not None:
         config = config.model_copy(update={"epochs": None})
     source, held_out = kind.open_data(config, {})

@@ -35,8 +35,8 @@ from openmae.tasks.curvecheck import CurveCheck
 from openmae.tasks.decoding import decoding
 from openmae.tasks.evaluator import Evaluator
 from openmae.tasks.kind import Job, Kind
-from openmae.tasks.method import build_method, require_method, views_of
-from openmae.tasks.targeting import learn_target, require_same_parts
+from openmae.tasks.method import build_method, completed, require_method, views_of
+from openmae.tasks.targeting import begin_target, learn_target, require_same_parts, target_parts
 from openmae.tasks.training import train_run
 from openmae.weights.start import start_from
 
@@ -60,6 +60,9 @@ class Pretraining(Kind):
         require_method(config)
         return choose_recipe(config.data, device_type, len(open_source(config.data)))
 
+    def completed(self, config: PretrainConfig) -> PretrainConfig:
+        return completed(config)
+
     def open_data(
         self, config: PretrainConfig, resolved: Mapping[str, Any]
     ) -> tuple[Source, Source | None]:
@@ -80,6 +83,7 @@ class Pretraining(Kind):
             "std": list(config.std or found.std),
             "value_range": found.value_range and list(found.value_range),
             "predicts": config.target,
+            "target_parts": target_parts(config),
         }
 
     def decoding(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
@@ -99,6 +103,8 @@ class Pretraining(Kind):
         assert isinstance(method, Base)
         reads = method.arguments  # mean, std and value_range among them
         lines = [start_from(method.encoder, config.init)] if config.init else []
+        begun = begin_target(config, method)
+        lines += [begun] if begun else []
         if config.target == "pca":
             source, _ = open_data(config, read_as(config, reads))
             resolved = {**reads, "total_steps": 1}
