@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
+from openmae.models.following import follow as follow
 
 
 class Randomness(Protocol):
@@ -69,20 +69,13 @@ class Base(nn.Module):
         bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        mean, std = mean_and_std(in_chans, mean, std)
         self.arguments: dict[str, Any] = {
             k: v for k, v in locals().items() if k not in ("self", "__class__")
         }
-        if in_chans < 1 or len(mean) != in_chans or len(std) != in_chans:
-            raise _impossible(f"{in_chans} channels, mean of {len(mean)}, std of {len(std)}")
-        try:
-            create = create_arguments(
-                encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
-            )
-            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
-        except (ValueError, AssertionError) as error:
-            raise _impossible(error) from None
+        self.encoder = encoder_of(
+            encoder, image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands
+        )
         for size, patch in zip(self.encoder.image_size, self.encoder.patch, strict=True):
             if size % patch:
                 raise _impossible(f"{size} pixels do not divide into patches of {patch}")
@@ -124,6 +117,41 @@ class Base(nn.Module):
         """
 
 
+def mean_and_std(
+    in_chans: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """As given; else ImageNet's for 3 channels and 0.5 otherwise."""
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
+    return mean or usual[0], std or usual[1]
+
+
+def encoder_of(
+    encoder: str,
+    image_size: int | tuple[int, int],
+    patch_size: int | tuple[int, int] | None,
+    in_chans: int,
+    encoder_args: Mapping[str, Any] | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    value_range: Sequence[float] | None,
+    bands: Sequence[int],
+) -> Encoder:
+    """The encoder of a method, from the arguments of `Base`.
+
+    Raises:
+        UsageError: an unknown name, or sizes that do not fit.
+    """
+    if in_chans < 1 or len(mean) != in_chans or len(std) != in_chans:
+        raise _impossible(f"{in_chans} channels, mean of {len(mean)}, std of {len(std)}")
+    try:
+        create = create_arguments(
+            encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
+        )
+        return Encoder(build_vit(create), mean, std, create, value_range, bands)
+    except (ValueError, AssertionError) as error:
+        raise _impossible(error) from None
+
+
 def own_arguments(method: type[nn.Module]) -> dict[str, Any]:
     """The keyword arguments of a method beyond those of `Base`, with their defaults."""
     shared = inspect.signature(Base.__init__).parameters
@@ -135,26 +163,6 @@ def own_arguments(method: type[nn.Module]) -> dict[str, Any]:
             own = {n: p.default for n, p in signature.items() if p.kind not in kinds}
             found = {n: d for n, d in own.items() if n not in shared} | found
     return found
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor) -> None:
-    """Move the parameters of a teacher to momentum * teacher + (1 - momentum) * student, on the
-    device; where `skipped` is 1 they stay. Buffers are copied.
-    """
-    share = (1 - momentum) * (1 - skipped)
-    theirs, ours = list(student.parameters()), list(teacher.parameters())
-    for mine, other in zip(map(_own_part, ours), map(_own_part, theirs), strict=True):
-        mine.add_((other - mine) * share.to(mine.dtype))
-    for mine, other in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(torch.where(skipped.bool(), mine, other))
-
-
-def _own_part(parameter: Tensor) -> Tensor:
-    """What this rank holds of a parameter: its shard, where FSDP2 shares them out."""
-    local = getattr(parameter, "to_local", None)
-    part: Tensor = parameter.detach() if local is None else local().detach()
-    return part
 
 
 def _impossible(reason: object) -> UsageError:

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
-from openmae.methods.mae import Randomness
+from openmae.methods.base import Randomness, encoder_of, mean_and_std
+from openmae.methods.downstream import Downstream
 from openmae.methods.mixing import Mixing
 from openmae.models import droppath
-from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
-from openmae.models.masking import moved
 
 
-class Classifier(nn.Module):
+class Classifier(Downstream):
     """An encoder with timm's own head: `fc_norm` on the mean of the patch tokens (the final norm of
     pretraining is not used), or the class token after the final norm, then a linear layer.
 
@@ -66,17 +65,14 @@ class Classifier(nn.Module):
         bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        mean, std = mean_and_std(in_chans, mean, std)
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.classes, self.pool, self.multi_label = list(classes), pool, multi_label
         head = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": pool == "mean"}
         arguments = {**(encoder_args or {}), **head, "num_classes": len(self.classes)}
-        create = create_arguments(encoder, image_size, patch_size, in_chans, arguments)
-        try:
-            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
-        except (ValueError, AssertionError) as error:
-            raise UsageError(f"this model cannot be built: {error}") from None
+        self.encoder = encoder_of(
+            encoder, image_size, patch_size, in_chans, arguments, mean, std, value_range, bands
+        )
         self.paths = droppath.install(self.encoder.vit, drop_path)
         self.mixing = Mixing(len(self.classes), smoothing, mixup, cutmix, mix_prob, multi_label)
         weights = None if class_weights is None else torch.tensor(class_weights)
@@ -136,13 +132,6 @@ class Classifier(nn.Module):
         samples = self.losses(self.logits(images), targets)
         return {"loss": samples.mean(), "sample_loss": samples.detach()}
 
-    def draw_paths(self, rows: int, rand: Randomness | None, device: torch.device) -> None:
-        """Draw which residual branches of each row are dropped."""
-        shape = (rows, len(self.paths))
-        draw = rand.uniform("drop-path", shape) if rand is not None else torch.rand(shape)
-        for path, column in zip(self.paths, moved(draw, device).unbind(1), strict=True):
-            path.draw = column
-
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits and soft targets (B, K) -> the loss of each row (B,).
 
@@ -155,40 +144,3 @@ class Classifier(nn.Module):
             return (terms if self.class_weights is None else terms * self.class_weights).mean(-1)
         terms = -targets * F.log_softmax(logits, dim=-1)
         return (terms if self.class_weights is None else terms * self.class_weights).sum(-1)
-
-    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-        """Groups of (name, parameter) with `weight_decay` and `lr_scale` = decay^(depth + 1 - id).
-
-        Ids as published: 0 for patch embedding, class token and positions, i + 1 for block i, depth
-        + 1 for norms and head. Vectors, biases, positions and class token are not decayed.
-        """
-        depth = len(self.encoder.vit.blocks)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            layer = layer_id(name.removeprefix("encoder.vit."), depth)
-            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
-            group = groups.setdefault(
-                (layer, decayed),
-                {
-                    "params": [],
-                    "weight_decay": weight_decay if decayed else 0.0,
-                    "lr_scale": layer_decay ** (depth + 1 - layer),
-                },
-            )
-            group["params"].append((name, parameter))
-        return [groups[key] for key in sorted(groups)]
-
-    def blocks(self) -> list[nn.Module]:
-        """The units of per-block compile and sharding."""
-        return list(self.encoder.vit.blocks)
-
-
-def layer_id(name: str, depth: int) -> int:
-    """The layer of a timm parameter: 0 embedding, 1 .. depth blocks, depth + 1 norms and head."""
-    if name.startswith(("patch_embed.", "norm_pre.")) or name in ("cls_token", "reg_token"):
-        return 0
-    if name == "pos_embed":
-        return 0
-    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

@@ -11,20 +11,19 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openmae.errors import UsageError
-from openmae.methods.classify import layer_id
-from openmae.methods.mae import Randomness
+from openmae.methods.base import Randomness, encoder_of, mean_and_std
+from openmae.methods.downstream import Downstream
 from openmae.models import droppath, windows
-from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
 from openmae.models.masking import moved
 from openmae.models.proposals import Proposals
 from openmae.models.pyramid import SimplePyramid
 from openmae.models.roiheads import NOISE, RoIHeads
 
 
-class Detector(nn.Module):
+class Detector(Downstream):
     """An encoder with windowed blocks, the simple pyramid and the heads of Mask R-CNN.
 
     Args:
@@ -70,17 +69,12 @@ class Detector(nn.Module):
         bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        mean, std = mean_and_std(in_chans, mean, std)
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.classes, self.masks, self.frozen = list(classes), masks, frozen
-        create = create_arguments(
-            encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
+        self.encoder = encoder_of(
+            encoder, image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands
         )
-        try:
-            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
-        except (ValueError, AssertionError) as error:
-            raise UsageError(f"this model cannot be built: {error}") from None
         vit, (patch, across) = self.encoder.vit, self.encoder.patch
         if patch != across or vit.embed_dim % 4:
             raise UsageError("a detector needs square patches and a width that divides by 4")
@@ -155,34 +149,3 @@ class Detector(nn.Module):
         maps = self.maps(images)
         regions = self.proposals.propose(self.proposals(maps), sizes)
         return self.heads.detect(maps, regions, sizes)
-
-    def draw_paths(self, rows: int, rand: Randomness | None, device: torch.device) -> None:
-        """Draw which residual branches of each row are dropped."""
-        shape = (rows, len(self.paths))
-        draw = rand.uniform("drop-path", shape) if rand is not None else torch.rand(shape)
-        for path, column in zip(self.paths, moved(draw, device).unbind(1), strict=True):
-            path.draw = column
-
-    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-        """Groups of (name, parameter) with `weight_decay` and `lr_scale` = decay^(depth + 1 - id),
-        ids as of `Classifier`; pyramid, heads and relative tables have the full rate. Vectors,
-        positions and the tables are not decayed.
-        """
-        depth = len(self.encoder.vit.blocks)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            own = name.startswith("encoder.")
-            layer = layer_id(name.removeprefix("encoder.vit."), depth) if own else depth + 1
-            decayed = parameter.ndim > 1 and not name.endswith("pos_embed")
-            decayed = decayed and not name.startswith("relative.")
-            group = groups.setdefault((layer, decayed), {"params": []})
-            group["params"].append((name, parameter))
-            group["weight_decay"] = weight_decay if decayed else 0.0
-            group["lr_scale"] = layer_decay ** (depth + 1 - layer)
-        return [groups[key] for key in sorted(groups)]
-
-    def blocks(self) -> list[nn.Module]:
-        """The units of per-block compile and sharding."""
-        return list(self.encoder.vit.blocks)

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
-from openmae.methods.classify import layer_id
-from openmae.methods.mae import Randomness
+from openmae.methods.base import Randomness, encoder_of, mean_and_std
+from openmae.methods.downstream import Downstream
 from openmae.models import droppath
 from openmae.models.dense import chosen_blocks, feature_maps, padded
-from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
 from openmae.models.masking import moved
 from openmae.models.upernet import FCN, HEADS, resized
 
@@ -27,7 +26,7 @@ IGNORED = -1
 _DROPPED = 0.1  # of the channels before the last layer, as published
 
 
-class Segmenter(nn.Module):
+class Segmenter(Downstream):
     """An encoder with a head for every pixel.
 
     Args:
@@ -71,17 +70,12 @@ class Segmenter(nn.Module):
         bands: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        mean, std = mean_and_std(in_chans, mean, std)
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.classes, self.auxiliary, self.frozen = list(classes), auxiliary, frozen
-        create = create_arguments(
-            encoder, image_size, patch_size, in_chans, dict(encoder_args or {})
+        self.encoder = encoder_of(
+            encoder, image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands
         )
-        try:
-            self.encoder = Encoder(build_vit(create), mean, std, create, value_range, bands)
-        except (ValueError, AssertionError) as error:
-            raise UsageError(f"this model cannot be built: {error}") from None
         vit = self.encoder.vit
         if head not in HEADS:
             raise UsageError(f"head {head}: there are {', '.join(HEADS)}")
@@ -155,13 +149,6 @@ class Segmenter(nn.Module):
         more = {"auxiliary_loss": losses[1].mean().detach()} if len(losses) > 1 else {}
         return {"loss": samples.mean(), "sample_loss": samples.detach(), **more}
 
-    def draw_paths(self, rows: int, rand: Randomness | None, device: torch.device) -> None:
-        """Draw which residual branches of each row are dropped."""
-        shape = (rows, len(self.paths))
-        draw = rand.uniform("drop-path", shape) if rand is not None else torch.rand(shape)
-        for path, column in zip(self.paths, moved(draw, device).unbind(1), strict=True):
-            path.draw = column
-
     def _dropped(self, features: Tensor, name: str, rand: Randomness | None) -> Tensor:
         """Whole channels are dropped before the last layer in training, by `rand` alone."""
         if not self.training or rand is None:
@@ -169,28 +156,6 @@ class Segmenter(nn.Module):
         draw = moved(rand.uniform(f"{name}-dropout", tuple(features.shape[:2])), features.device)
         kept = (draw >= _DROPPED).to(features.dtype) / (1 - _DROPPED)
         return features * kept[..., None, None]
-
-    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-        """Groups of (name, parameter) with `weight_decay` and `lr_scale`, as of `Classifier`: the
-        heads have the full rate; vectors, biases, positions and class token are not decayed.
-        """
-        depth = len(self.encoder.vit.blocks)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            own = name.startswith("encoder.")
-            layer = layer_id(name.removeprefix("encoder.vit."), depth) if own else depth + 1
-            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
-            group = groups.setdefault((layer, decayed), {"params": []})
-            group["params"].append((name, parameter))
-            group["weight_decay"] = weight_decay if decayed else 0.0
-            group["lr_scale"] = layer_decay ** (depth + 1 - layer)
-        return [groups[key] for key in sorted(groups)]
-
-    def blocks(self) -> list[nn.Module]:
-        """The units of per-block compile and sharding."""
-        return list(self.encoder.vit.blocks)
 
 
 def pixel_losses(logits: Tensor, mask: Tensor) -> Tensor:
