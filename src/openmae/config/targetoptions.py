@@ -8,7 +8,7 @@ from typing import Literal
 from openmae.config.base import Settings, setting
 from openmae.config.training import MODEL
 
-TargetName = Literal["norm_pixels", "pixels", "pca", "hog"]
+TargetName = Literal["norm_pixels", "pixels", "pca", "hog", "features"]
 
 
 class TargetOptions(Settings):

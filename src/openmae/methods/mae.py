@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness
-from openmae.methods.maeparts import decoder_of, fusion_of, grids_of, mask_of, tables_of, unknown
+from openmae.methods.maeparts import (
+    decoder_of,
+    fusion_of,
+    grids_of,
+    mask_of,
+    spread_out,
+    tables_of,
+    unknown,
+)
 from openmae.models.initialise import token
 from openmae.models.masking import MASKS, Mask, choose, for_each, moved, num_kept, some_of
 from openmae.models.masktokens import encode_masked, encode_masked_plain
 from openmae.models.patches import patchify, take
-from openmae.models.uniformity import summary, uniformity
 from openmae.targets import TARGETS, Target
 
 
@@ -101,6 +108,7 @@ class MAE(Base):
             self.mask_token = nn.Parameter(torch.zeros(1, 1, wide)) if inside else None
             if self.mask_token is not None:
                 token(self.mask_token)
+            self.predicts.begin(self.encoder)
         except (ValueError, AssertionError) as error:
             raise UsageError(f"this model cannot be built: {error}") from None
 
@@ -114,6 +122,7 @@ class MAE(Base):
         width = self.predicts.width
         if name != self._target:
             self._aim(name)
+            self.predicts.begin(self.encoder)
         if self.predicts.width != width:
             raise UsageError(
                 f"target {name} has {self.predicts.width} numbers a patch, not {width}"
@@ -124,7 +133,7 @@ class MAE(Base):
         if name not in TARGETS:
             raise UsageError(unknown("target", name, TARGETS))
         kind: Any = TARGETS[name]
-        self.predicts: Target = kind(self.encoder.patch, self.encoder.in_chans, **arguments)
+        self.predicts: Target = kind.of(self.encoder, **arguments)
         self._target = name
 
     @property
@@ -237,16 +246,6 @@ class MAE(Base):
             raise ValueError("positions that are learned have one size")
         return self.encoder_tables(grid), self.decoder_tables(grid)
 
-    def _spread(self, out: dict[str, Tensor], latent: Tensor) -> dict[str, Tensor]:
-        """With the uniformity term, in training; `sample_loss` stays the reconstruction's."""
-        if not self.uniformity or not self.training:
-            return out
-        last = latent if latent.dim() == 3 else latent[-1]
-        vit = self.encoder.vit
-        spread = uniformity(summary(last, vit.num_prefix_tokens, vit.cls_token is not None))
-        loss = out["loss"] + self.uniformity * spread
-        return out | {"loss": loss, "uniformity": spread.detach()}
-
     def _pruned(
         self, images: Tensor, kept: Tensor, hidden: Tensor, shown: Tensor, grid: tuple[int, int]
     ) -> dict[str, Tensor]:
@@ -261,10 +260,10 @@ class MAE(Base):
         else:
             latent = encode_masked(self.encoder, seen, kept, hidden, self.mask_token, own)
         pred = self.decoder(latent, kept, shown, theirs)
-        aim = self.predicts
-        loss = aim.loss(pred, aim.values(take(patches, shown), images, shown))  # (B, M)
+        values = self.predicts.values(take(patches, shown), images, shown)
+        loss = self.predicts.loss(pred, values)  # (B, M)
         out = {"loss": loss.mean(), "sample_loss": loss.detach().mean(dim=1)}
-        return self._spread(out, latent)
+        return spread_out(self, out | self.predicts.notes(values), latent)
 
     def _plain(
         self, images: Tensor, kept: Tensor, hidden: Tensor, shown: Tensor, grid: tuple[int, int]
@@ -287,12 +286,12 @@ class MAE(Base):
         loss = self.predicts.loss(pred, self.predicts.values(patches, images, every)) * mask
         sample = loss.detach().sum(dim=1) / mask.sum(dim=1)
         out = {"loss": loss.sum() / mask.sum(), "sample_loss": sample, "pred": pred, "mask": mask}
-        out = self._spread(out, latent)
+        out = spread_out(self, out, latent)
         return out if shown is hidden else out | {"hidden": none.scatter(1, hidden, 1)}
 
     def blocks(self) -> list[nn.Module]:
         """The units of per-block compile and sharding."""
-        return [*self.encoder.vit.blocks, *self.decoder.blocks]
+        return [*self.encoder.vit.blocks, *self.decoder.blocks, *self.predicts.blocks()]
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         self.predicts.after_step(self.encoder, rand, skipped)

@@ -16,6 +16,8 @@ from openmae.models.encoder import Encoder
 from openmae.models.masking import MASKS, Mask, unit
 from openmae.models.positions import GridTables
 from openmae.models.tokendecoder import PointDecoder, TokenDecoder
+from openmae.models.uniformity import summary, uniformity
+from openmae.targets.features import Features
 
 if TYPE_CHECKING:
     from openmae.methods.mae import MAE
@@ -89,6 +91,8 @@ def grids_of(method: MAE, decoder: str) -> list[tuple[int, int]]:
         raise ValueError(f"predict {method.predict} must be in (0, 1], masks {method.masks} >= 1")
     if method.predict < 1 and decoder != "cross":
         raise ValueError("values of predict below 1 need decoder='cross'")
+    if method.sizes and isinstance(method.predicts, Features):
+        raise ValueError("a teacher has one image size: no further sizes with target features")
     if method.uniformity < 0 or method.mask_unit < 1:
         raise ValueError("uniformity must be at least 0, and mask_unit at least 1")
     if method.mask == "grid" and (method.masks > 1 or method.mask_ratio_end is not None):
@@ -101,6 +105,18 @@ def grids_of(method: MAE, decoder: str) -> list[tuple[int, int]]:
             for ratio in (method.mask_ratio, method.mask_ratio_end):
                 method.ids(1, lambda _, shape: torch.zeros(shape), ratio=ratio, grid=grids[-1])
     return grids[1:]
+
+
+def spread_out(method: MAE, out: dict[str, Tensor], latent: Tensor) -> dict[str, Tensor]:
+    """With the uniformity term of tokens (B, N, D), or (blocks, B, N, D), in training;
+    `sample_loss` stays the reconstruction's.
+    """
+    if not method.uniformity or not method.training:
+        return out
+    last, vit = latent if latent.dim() == 3 else latent[-1], method.encoder.vit
+    spread = uniformity(summary(last, vit.num_prefix_tokens, vit.cls_token is not None))
+    loss = out["loss"] + method.uniformity * spread
+    return out | {"loss": loss, "uniformity": spread.detach()}
 
 
 def unknown(what: str, name: str, known: Mapping[str, Any]) -> str:

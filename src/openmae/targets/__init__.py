@@ -5,6 +5,7 @@ class and its line.
 from __future__ import annotations
 
 from openmae.targets.base import Target
+from openmae.targets.features import Features
 from openmae.targets.hog import HOG
 from openmae.targets.pca import PCA
 from openmae.targets.pixels import NormPixels, Pixels
@@ -14,4 +15,5 @@ TARGETS: dict[str, type[Target]] = {
     "norm_pixels": NormPixels,
     "pca": PCA,
     "hog": HOG,
+    "features": Features,
 }

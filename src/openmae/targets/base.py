@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from openmae.models.encoder import Encoder
+
 
 class Target(nn.Module):
     """Base of the targets. What a target knows beyond its arguments is in its buffers, or in
@@ -24,9 +26,18 @@ class Target(nn.Module):
     pictures: ClassVar[bool] = False
     """Whether predictions are pixels, which can be shown."""
 
+    source: ClassVar[str] = ""
+    """Of a target that is made from a trained model: the argument that names it, as `openmae.load`
+    takes it; else empty."""
+
     def __init__(self, patch: tuple[int, int], in_chans: int, width: int) -> None:
         super().__init__()
         self.patch, self.in_chans, self.width = patch, in_chans, width
+
+    @classmethod
+    def of(cls, encoder: Encoder, **arguments: Any) -> Target:
+        """The target of the patches that an encoder sees; it has no weights yet (see `begin`)."""
+        return cls(encoder.patch, encoder.in_chans, **arguments)
 
     def values(self, patches: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         """What is to be predicted for some patches.
@@ -48,13 +59,24 @@ class Target(nn.Module):
         """
         return (pred.to(values.dtype) - values).square().mean(dim=-1)
 
-    def after_step(self, encoder: nn.Module, rand: Any, skipped: Tensor) -> None:
-        """As `openmae.methods.base.Base.after_step`, with the encoder that is trained."""
-
-    @classmethod
-    def arguments_from(cls, path: str) -> Mapping[str, Any]:
-        """For a target made from a file: the keyword arguments that it makes of it, no weights."""
+    def notes(self, values: Tensor) -> dict[str, Tensor]:
+        """What is logged of the values of a batch, 0-dim each."""
         return {}
 
-    def load_parts(self, path: str) -> None:
-        """Copy the weights of that file; a continued run has them in its checkpoint."""
+    def begin(self, encoder: Encoder) -> None:
+        """The encoder of a new run has the weights that it begins with."""
+
+    def after_step(self, encoder: Encoder, rand: Any, skipped: Tensor) -> None:
+        """As `openmae.methods.base.Base.after_step`, with the encoder that is trained."""
+
+    def blocks(self) -> list[nn.Module]:
+        """Further units of per-block compile and sharding."""
+        return []
+
+    @classmethod
+    def arguments_from(cls, model: nn.Module) -> Mapping[str, Any]:
+        """With a `source`: the keyword arguments that it makes of that model, no weights."""
+        return {}
+
+    def load_parts(self, model: nn.Module) -> None:
+        """Copy the weights of that model; a continued run has them in its checkpoint."""

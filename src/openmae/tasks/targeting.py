@@ -11,26 +11,73 @@ import torch
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.loader import TrainBatches, Transform
 from openmae.data.sources import Source
-from openmae.errors import UsageError
+from openmae.errors import OpenMAEError, UsageError
 from openmae.methods.base import Base
 from openmae.models.patches import patchify
 from openmae.targets import TARGETS
+from openmae.targets.features import EMA
 from openmae.targets.pca import PCA
 from openmae.tasks.namedvalues import named_values
+from openmae.weights import Loaded, load_any
 
 IMAGES, PATCHES = 512, 20_000
 """How many images the basis of a PCA target is made of, and at most how many of their patches."""
 
 
-def target_arguments(config: PretrainConfig) -> dict[str, Any]:
-    """The keyword arguments of the target's class, from the words of `target_args`.
+def target_arguments(
+    config: PretrainConfig, resolved: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The keyword arguments of the target's class, from the words of `target_args`, and what
+    `target_parts` found when the run began.
 
     Raises:
         UsageError: a name that the target does not have, or a value of the wrong kind.
     """
     known = inspect.signature(TARGETS[config.target].__init__).parameters
-    own = {n: p.default for n, p in known.items() if p.default is not inspect.Parameter.empty}
-    return named_values(config.target_args, own, "--target-args", f"target {config.target}")
+    defaults = {n: p.default for n, p in known.items()}
+    own = {n: d for n, d in defaults.items() if isinstance(d, bool | int | float | str)}
+    words = named_values(config.target_args, own, "--target-args", f"target {config.target}")
+    return {**((resolved or {}).get("target_parts") or target_parts(config)), **words}
+
+
+def target_parts(config: PretrainConfig) -> dict[str, Any]:
+    """Of a target that is made from a model: what the model makes of its arguments. A run that goes
+    on has it in `resolved` and the weights in its checkpoint: it needs the model no more.
+    """
+    loaded = target_source(config)
+    return {} if loaded is None else dict(TARGETS[config.target].arguments_from(loaded.model))
+
+
+def target_source(config: PretrainConfig) -> Loaded | None:
+    """The model that the target is made from, if there is one.
+
+    Raises:
+        UsageError, StorageError: it cannot be loaded.
+    """
+    argument = TARGETS[config.target].source
+    given = dict(word.split("=", 1) for word in config.target_args)
+    name = given.get(argument, "")
+    if not argument or name in ("", EMA):
+        return None
+    try:
+        return load_any(name)
+    except OpenMAEError as error:
+        raise type(error)(f"--target-args {argument}={name}: {error}") from None
+
+
+def begin_target(config: PretrainConfig, method: Base) -> str | None:
+    """Give the target of a new run the weights that it is made from, when its encoder has its own;
+    returns what they are.
+    """
+    target = getattr(method, "predicts", None)
+    if target is None:
+        return None
+    target.begin(method.encoder)
+    loaded = target_source(config)
+    if loaded is None:
+        return None
+    target.load_parts(loaded.model)
+    return f"target {config.target}: {TARGETS[config.target].source} {loaded.what}"
 
 
 def require_same_parts(config: PretrainConfig, resolved: Mapping[str, Any]) -> None:
@@ -54,17 +101,28 @@ def learn_target(method: Base, source: Source, transform: Transform, seed: int) 
     target = getattr(method, "predicts", None)
     if not isinstance(target, PCA):
         return None
-    images = TrainBatches(source, transform, seed, min(IMAGES, max(2, len(source))))[0]["image"]
-    encoder = method.encoder
+    encoder, images = method.encoder, first_images(source, transform, seed)
     with torch.no_grad():
-        found = patchify(encoder.normalize(images), encoder.patch).flatten(0, 1)
-    some = found[:: -(-len(found) // PATCHES)]
+        some = spaced(patchify(encoder.normalize(images), encoder.patch))
     target.fit(some)
     share = kept_variance(target, some)
     return (
         f"target pca: {target.width} components of {len(some):,} patches of {len(images)} images"
         f" ({share:.1%} of their variance)"
     )
+
+
+def first_images(source: Source, transform: Transform, seed: int) -> torch.Tensor:
+    """The images (N, C, H, W) of the first positions of a run, with its crops."""
+    count = min(IMAGES, max(2, len(source)))
+    images: torch.Tensor = TrainBatches(source, transform, seed, count)[0]["image"]
+    return images
+
+
+def spaced(patches: torch.Tensor) -> torch.Tensor:
+    """At most 20,000 of patches (N, L, W), evenly spaced: (M, W)."""
+    found = patches.flatten(0, 1)
+    return found[:: -(-len(found) // PATCHES)]
 
 
 def kept_variance(target: PCA, patches: torch.Tensor) -> float:
