@@ -16,7 +16,48 @@ from openmae.models.initialise import token, xavier_linear
 from openmae.models.positions import sincos_2d
 
 
-class Decoder(nn.Module):
+class Trunk(nn.Module):
+    """What decoders with self-attention are made of: embedding, positions, blocks, norm and a
+    linear prediction; with a mask token, or without.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        grid: tuple[int, int],
+        num_prefix_tokens: int,
+        out_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mask_token: bool,
+    ) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.embed = nn.Linear(encoder_dim, dim)
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        table = sincos_2d(dim, grid, num_prefix_tokens)
+        self.pos_embed = nn.Parameter(table[None], requires_grad=False)
+        self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pred = nn.Linear(dim, out_dim)
+
+    def initialise(self) -> None:
+        """The paper's initialisation."""
+        xavier_linear(self)
+
+    def every(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Embedded tokens (B, P + L, D) in the grid's order, every block on every token -> (B, L,
+        out).
+        """
+        x = x + (self.pos_embed[0] if positions is None else positions)
+        for block in self.blocks:
+            x = block(x)
+        return self.pred(self.norm(x))[:, self.num_prefix_tokens :]
+
+
+class Decoder(Trunk):
     """Self-attention over prefix, visible and mask tokens, then a linear prediction for each patch.
 
     Args:
@@ -39,20 +80,13 @@ class Decoder(nn.Module):
         num_heads: int = 16,
         fuse: int = 0,
     ) -> None:
-        super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
-        self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        table = sincos_2d(dim, grid, num_prefix_tokens)
-        self.pos_embed = nn.Parameter(table[None], requires_grad=False)
-        self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pred = nn.Linear(dim, out_dim)
+        sizes = (encoder_dim, grid, num_prefix_tokens, out_dim, dim, depth, num_heads)
+        super().__init__(*sizes, mask_token=True)
         self.fusion = Blend(fuse) if fuse else None
 
     def initialise(self) -> None:
         """The paper's initialisation."""
-        xavier_linear(self)
+        super().initialise()
         token(self.mask_token)
         if self.fusion is not None:
             self.fusion.initialise()
@@ -93,8 +127,4 @@ class Decoder(nn.Module):
         tokens = torch.cat([patches, self.mask_token.expand(len(x), hidden.shape[1], -1)], dim=1)
         restore = torch.cat([kept, hidden], dim=1).argsort(dim=1)
         tokens = tokens.gather(1, restore[..., None].expand(-1, -1, tokens.shape[-1]))
-        x = torch.cat([prefix, tokens], dim=1)
-        x = x + (self.pos_embed[0] if positions is None else positions)
-        for block in self.blocks:
-            x = block(x)
-        return self.pred(self.norm(x))[:, self.num_prefix_tokens :]
+        return self.every(torch.cat([prefix, tokens], dim=1), positions)

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openmae.models.blocks import DecoderBlock
+from openmae.models.decoder import Trunk
 from openmae.models.initialise import xavier_linear
-from openmae.models.positions import sincos_2d
 
 
-class TokenDecoder(nn.Module):
+class TokenDecoder(Trunk):
     """Blocks as of the paper's decoder over all tokens of the encoder, without a mask token of its
     own (Table 1c, "encoder w/ [M]").
 
@@ -34,18 +33,8 @@ class TokenDecoder(nn.Module):
         depth: int = 8,
         num_heads: int = 16,
     ) -> None:
-        super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
-        self.embed = nn.Linear(encoder_dim, dim)
-        table = sincos_2d(dim, grid, num_prefix_tokens)
-        self.pos_embed = nn.Parameter(table[None], requires_grad=False)
-        self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pred = nn.Linear(dim, out_dim)
-
-    def initialise(self) -> None:
-        """The paper's initialisation."""
-        xavier_linear(self)
+        sizes = (encoder_dim, grid, num_prefix_tokens, out_dim, dim, depth, num_heads)
+        super().__init__(*sizes, mask_token=False)
 
     def forward(
         self, latent: Tensor, kept: Tensor, hidden: Tensor, positions: Tensor | None = None
@@ -66,10 +55,7 @@ class TokenDecoder(nn.Module):
         self, latent: Tensor, kept: Tensor, hidden: Tensor, positions: Tensor | None = None
     ) -> Tensor:
         """Latent (B, P + L, E) in the grid's order, every block on every token -> (B, L, out)."""
-        x = self.embed(latent) + (self.pos_embed[0] if positions is None else positions)
-        for block in self.blocks:
-            x = block(x)
-        return self.pred(self.norm(x))[:, self.num_prefix_tokens :]
+        return self.every(self.embed(latent), positions)
 
 
 class PointDecoder(nn.Module):
