@@ -37,7 +37,9 @@ def tiny(prefix: int = 1, depth: int = 2, learned: bool = False, **arguments) ->
         "decoder_depth": depth,
         "decoder_heads": 4,
     }
-    model = MAE(**(given | arguments)).double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MAE(**(given | arguments)).double()
     assert model.encoder.num_prefix_tokens == prefix
     generator = torch.Generator().manual_seed(0)
     tables = (model.encoder.vit.pos_embed, model.decoder.pos_embed)
