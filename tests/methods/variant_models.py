@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+from openmae.errors import UsageError
 from openmae.methods import MAE
 from openmae.randomness import Rand
 
@@ -81,3 +83,23 @@ def same(ours: Step, reference: Step) -> None:
     loss, gradient = gap(ours, reference)
     assert loss < 1e-13
     assert gradient < 1e-12
+
+
+def add_up(model, images: Tensor) -> None:
+    """One step on eight images and two micro-batches of four have the same loss and gradients."""
+    source = rand(8, first=40)
+    whole = train(model, images, rand=source)
+    model.zero_grad(set_to_none=True)
+    total = 0.0
+    for start in (0, 4):
+        out = model(images[start : start + 4], rand=source.slice(start, start + 4))
+        (out["loss"] / 2).backward()
+        total += out["loss"].item() / 2
+    same((total, gradients(model)), whole)
+
+
+def refused(words: str, **arguments) -> None:
+    """Such a model cannot be made, and a few lines say why."""
+    with pytest.raises(UsageError, match=words) as found:
+        tiny(**arguments)
+    assert len(str(found.value).splitlines()) <= 4
