@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from tiny_options import TINY
 
 from openmae.cli import main
+from openmae.engine.runfolder import read_jsonl
 
 
 def _image(seed: int, channels: int, size: tuple[int, int]) -> np.ndarray:
@@ -74,6 +76,34 @@ def run() -> Callable[..., str]:
         return out.getvalue() + err.getvalue()
 
     return call
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Run a command in this process; returns its exit code, and what it printed and warned."""
+
+    def call(*words: object) -> SimpleNamespace:
+        code = main([str(w) for w in words])
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of a few images."""
+    return _images(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def logged() -> Callable[[Path], list[tuple[int, float]]]:
+    """The steps and losses that a run folder has logged."""
+
+    def read(out: Path) -> list[tuple[int, float]]:
+        return [(r["step"], r["loss"]) for r in read_jsonl(out / "metrics.jsonl") if "loss" in r]
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 import openmae
-from openmae.cli import main
 from openmae.config import resolve
 from openmae.config.pretrain import PretrainConfig
 from openmae.engine.runfolder import read_jsonl
@@ -22,42 +20,22 @@ STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1)
 HEADS = ("--method-args", "hidden=16", "out=8")
 
 
-@pytest.fixture
-def cli(capsys):
-    def call(*words):
-        code = main([str(w) for w in words])
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return call
-
-
-@pytest.fixture
-def photos(make_images, tmp_path):
-    make_images(tmp_path / "photos")
-    return tmp_path / "photos"
-
-
-def rows(out):
-    return [(r["step"], r["loss"]) for r in read_jsonl(out / "metrics.jsonl") if "loss" in r]
-
-
 @pytest.mark.parametrize("name", ["simclr", "byol", "mocov3", "dino"])
-def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path):
+def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path, logged):
     words = ("--method", name, *SMALL, *RUN, *STEPS, *HEADS)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     said = cli("pretrain", photos, "--out", whole, *words)
     assert said.code == 0, said.err
     assert f"method {name}" in said.out
     assert "reconstruct" not in said.out
-    logged = [r for r in read_jsonl(whole / "metrics.jsonl") if "loss" in r]
-    assert all(r["feature_spread"] > 0 and r["effective_rank"] >= 1 for r in logged)
+    records = [r for r in read_jsonl(whole / "metrics.jsonl") if "loss" in r]
+    assert all(r["feature_spread"] > 0 and r["effective_rank"] >= 1 for r in records)
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoints/step_00000004")  # as if killed before that save
     again = cli("pretrain", photos, "--out", cut, *words)
     assert again.code == 0, again.err
     assert "at step 2 of 4" in again.out
-    assert rows(cut) == rows(whole)
+    assert logged(cut) == logged(whole)
     ours, theirs = (openmae.load(run).state_dict() for run in (whole, cut))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -70,7 +48,7 @@ def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["simmim", "maskfeat"])
-def test_a_method_with_defaults_of_its_own_goes_on_as_it_began(name, cli, photos, tmp_path):
+def test_a_method_with_defaults_of_its_own_goes_on_as_it_began(name, cli, photos, tmp_path, logged):
     words = ("--method", name, "--mask-unit", 2, *SMALL, *RUN, *STEPS)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     said = cli("pretrain", photos, "--out", whole, *words)
@@ -82,10 +60,10 @@ def test_a_method_with_defaults_of_its_own_goes_on_as_it_began(name, cli, photos
     shutil.rmtree(cut / "checkpoints/step_00000004")
     again = cli("pretrain", photos, "--out", cut, *words)
     assert again.code == 0, again.err
-    assert rows(cut) == rows(whole)
+    assert logged(cut) == logged(whole)
     other = cli("pretrain", photos, "--out", tmp_path / "o", "--recipe", whole / "config.yaml")
     assert other.code == 0, other.err
-    assert rows(tmp_path / "o") == rows(whole), "the configuration of a run is whole"
+    assert logged(tmp_path / "o") == logged(whole), "the configuration of a run is whole"
 
 
 def test_what_means_nothing_is_refused(cli, photos, tmp_path):

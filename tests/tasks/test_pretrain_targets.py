@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
-import pytest
 import torch
 
 import openmae
-from openmae.cli import main
 from openmae.config import resolve
 from openmae.config.pretrain import PretrainConfig
-from openmae.engine.runfolder import read_jsonl
 
 STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1)
-
-
-@pytest.fixture
-def cli(capsys):
-    def call(*words):
-        code = main([str(w) for w in words])
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return call
-
-
-@pytest.fixture
-def photos(make_images, tmp_path):
-    make_images(tmp_path / "photos")
-    return tmp_path / "photos"
 
 
 def pretrain(cli, photos, out, tiny, *words):
     return cli("pretrain", photos, "--out", out, *tiny, *STEPS, *words)
 
 
-def rows(out):
-    return [(r["step"], r["loss"]) for r in read_jsonl(out / "metrics.jsonl") if "loss" in r]
-
-
-def test_pca_learns_of_the_data_and_resumes_exactly(cli, tiny, photos, tmp_path, monkeypatch):
+def test_pca_learns_of_the_data_and_resumes_exactly(
+    cli, tiny, photos, tmp_path, monkeypatch, logged
+):
     words = ("--target", "pca", "--target-args", "components=5")
     said = pretrain(cli, photos, tmp_path / "whole", tiny, *words)
     assert said.code == 0, said.err
@@ -56,7 +34,7 @@ def test_pca_learns_of_the_data_and_resumes_exactly(cli, tiny, photos, tmp_path,
     again = pretrain(cli, photos, tmp_path / "broken", tiny, *words)
     assert again.code == 0, again.err
     assert "at step 2 of 4" in again.out
-    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+    assert logged(tmp_path / "broken") == logged(tmp_path / "whole")
     whole, broken = (openmae.load(tmp_path / name) for name in ("whole", "broken"))
     assert whole.target == "pca"
     theirs = broken.state_dict()
@@ -75,10 +53,10 @@ def test_pca_learns_of_the_data_and_resumes_exactly(cli, tiny, photos, tmp_path,
         assert len(said.err.strip().splitlines()) <= 4
 
 
-def test_hog_trains(cli, tiny, photos, tmp_path):
+def test_hog_trains(cli, tiny, photos, tmp_path, logged):
     said = pretrain(cli, photos, tmp_path / "hog", tiny, "--target", "hog")
     assert said.code == 0, said.err
-    assert len(rows(tmp_path / "hog")) == 4
+    assert len(logged(tmp_path / "hog")) == 4
 
 
 def test_wrong_arguments(cli, tiny, photos, tmp_path):
