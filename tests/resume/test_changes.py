@@ -30,6 +30,7 @@ OTHER = {
     "method": "simclr", "method_args": ("temperature=0.1",),
     "epochs": 2.0, "steps": 48, "batch_size": 32, "micro_batch": 8, "lr": 1e-3, "min_lr": 1e-6,
     "warmup_epochs": 3.0, "weight_decay": 0.1, "betas": (0.9, 0.999), "clip": 1.0, "ema": 0.5,
+    "weight_decay_end": 0.4,
     "crop": 0.9, "flip": True, "mean": 0.4, "std": 0.4, "val": "digits", "eval_every": 0.1,
     "bands": (2,), "value_range": "0:9", "sampling": "balanced", "repeats": 2,
     "mix": ("digits=0.5",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from openmae.config.base import Settings, setting
-from openmae.config.training import MODEL
+from openmae.config.training import MODEL, TRAINING
 
 
 class MethodOptions(Settings):
@@ -14,6 +14,9 @@ class MethodOptions(Settings):
     method: str = setting("mae", "mae, or another method of docs/methods.md", MODEL, "fixed")
     method_args: tuple[str, ...] = setting(
         (), "of the method alone: temperature=0.2 momentum=0.99", MODEL, "fixed"
+    )
+    weight_decay_end: float | None = setting(
+        None, "weight-decay goes to this by half a cosine (DINO: 0.4)", TRAINING, "allow", ge=0
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

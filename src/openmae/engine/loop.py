@@ -21,7 +21,7 @@ from openmae.engine.distributed import World
 from openmae.engine.ema import EMA
 from openmae.engine.log import Progress, TensorBoard
 from openmae.engine.monitor import Monitor
-from openmae.engine.optim import Schedule
+from openmae.engine.optim import Schedule, set_rates
 from openmae.engine.parallel import gradients_stay, uncompiled
 from openmae.engine.runfolder import RunFolder
 from openmae.engine.saving import Saver
@@ -62,6 +62,7 @@ class Plan:
     precision: str
     epoch_images: int
     clip: float | None = None
+    decay: Schedule | None = None  # of the weight decay; None: it stays
     log_every: int = 10
     save_every: int = 1000
     keep: int = 3
@@ -112,8 +113,7 @@ def training_step(state: State, batch: Batch, plan: Plan) -> dict[str, Tensor]:
         clip(grads, plan.clip, norm)
     skipped = 1 - torch.isfinite(loss + norm).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
-    for group in optimizer.param_groups:
-        group["lr"] = plan.schedule(step) * group.get("lr_scale", 1.0)
+    set_rates(optimizer, step, plan.schedule, plan.decay)
     state.updating = True
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

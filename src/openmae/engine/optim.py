@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 
 def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -17,13 +17,13 @@ def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     not.
 
     cls_token and mask_token are three-dimensional and so decayed, as in the published pretraining.
-    Frozen parameters (positions) are in neither.
+    Frozen parameters (positions) are in neither. "decays" marks the first one (see `set_rates`).
     """
     trained = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
     decayed = [(n, p) for n, p in trained if p.ndim > 1]
     exempt = [(n, p) for n, p in trained if p.ndim <= 1]
     return [
-        {"params": decayed, "weight_decay": weight_decay},
+        {"params": decayed, "weight_decay": weight_decay, "decays": True},
         {"params": exempt, "weight_decay": 0.0},
     ]
 
@@ -69,6 +69,19 @@ class Schedule:
         share = min((step - self.warmup) / max(self.total - self.warmup, 1), 1.0)
         left = 1 - share if self.shape == "poly" else 0.5 * (1 + math.cos(math.pi * share))
         return self.end + (self.peak - self.end) * left
+
+
+def set_rates(
+    optimizer: Optimizer, step: int, rate: Schedule, decay: Schedule | None = None
+) -> None:
+    """The learning rate of a step, times each group's "lr_scale"; and the weight decay, where it
+    has a schedule, of the groups that are decayed. Both are functions of the step alone, and
+    nothing is read from the device.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate(step) * group.get("lr_scale", 1.0)
+        if decay is not None and group.get("decays"):
+            group["weight_decay"] = decay(step)
 
 
 def absolute_lr(base: float, global_batch: int) -> float:

@@ -46,6 +46,7 @@ def _plan(kind: Kind, job: Job, method: Any, folder: RunFolder, world: World) ->
         precision=resolved["precision"],
         epoch_images=len(job.source),
         clip=config.clip,
+        decay=_decay(job),
         log_every=config.log_every,
         save_every=resolved["save_every"],
         keep=config.keep,
@@ -72,6 +73,14 @@ def _schedule(job: Job) -> Schedule:
     rate, end = (factor * absolute_lr(r, config.batch_size) for r in (config.lr, config.min_lr))
     shape = getattr(config, "schedule", "cosine")
     return Schedule(rate, end, resolved["warmup_steps"], resolved["total_steps"], shape)
+
+
+def _decay(job: Job) -> Schedule | None:
+    """By half a cosine over the whole run, as DINO's; the commands that cannot say so keep it."""
+    end = getattr(job.config, "weight_decay_end", None)
+    if end is None:
+        return None
+    return Schedule(job.config.weight_decay, end, 0, job.resolved["total_steps"])
 
 
 def _in_background(config: Any, resolved: Mapping[str, Any]) -> bool:
