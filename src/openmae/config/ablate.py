@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,9 +11,17 @@ from pydantic import field_validator
 
 from openmae.config.base import setting
 from openmae.config.pretrain import PretrainConfig
+from openmae.config.training import seconds
+from openmae.errors import did_you_mean
 
 STUDY, SCORES = "Run", "Evaluation"
 SCORE_KINDS = ("probe", "knn", "finetune")
+SLURM = (
+    "time", "partition", "account", "qos", "constraint", "gres", "mem", "exclude", "nodelist",
+    "cpus_per_task", "gpus_per_node",
+)  # fmt: skip
+"""Of one job, as sbatch names them."""
+
 BUDGETS = ("steps", "images", "minutes")
 PRESETS = (
     "table1a", "table1b", "table1c", "table1d", "table1e", "table1f", "table2", "fig5", "fig7",
@@ -70,6 +78,9 @@ class GridOptions(PretrainConfig):
     jobs: int | None = setting(
         None, "runs at a time; by default one, or one a GPU", STUDY, "free", ge=1, le=64
     )
+    slurm: tuple[str, ...] = setting(
+        (), "runs are jobs of a SLURM cluster: time=2h partition=gpu account=lab", STUDY, "free"
+    )
     keep_checkpoints: bool = setting(
         False, "of finished runs, whose encoders are kept anyway", STUDY, "free"
     )
@@ -95,6 +106,12 @@ class GridOptions(PretrainConfig):
     def _score_args(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
             parse_score_arg(word)
+        return words
+
+    @field_validator("slurm")
+    @classmethod
+    def _slurm(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        parse_slurm(words)
         return words
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -202,3 +219,27 @@ def parse_score_arg(text: str) -> tuple[str, str, str]:
     if not found:
         raise ValueError("should be SCORE.NAME=VALUE, such as finetune.epochs=20")
     return found[1], found[2].replace("-", "_"), found[3]
+
+
+def parse_slurm(words: Iterable[str]) -> dict[str, str]:
+    """ "time=2h" and others -> name: value.
+
+    Raises:
+        ValueError: not of that form, or an unknown name.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, mark, value = word.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not mark or not value or name in found:
+            raise ValueError("should be NAME=VALUE, each once, such as time=2h partition=gpu")
+        if name not in SLURM:
+            near = did_you_mean(name, SLURM)
+            hint = f"did you mean {near[0]}" if near else f"known: {', '.join(SLURM)}"
+            raise ValueError(f"{name} is no option of a job here; {hint}")
+        if name == "time":
+            seconds(value)
+        if name in ("cpus_per_task", "gpus_per_node") and not value.isdigit():
+            raise ValueError(f"{name} should be a count")
+        found[name] = value
+    return found

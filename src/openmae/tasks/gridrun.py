@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -27,7 +27,8 @@ from openmae.tasks.grid import Cell
 
 _POLL = 0.1
 _SAVING = 120.0  # seconds that cells have to save after a stop
-_CELL = "from openmae.tasks.gridcell import main; main()"
+CELL = "from openmae.tasks.gridcell import main; main()"
+JOB = "slurm.json"  # of a cell that is in the queue of a cluster
 _LOST = "its process was killed"
 
 
@@ -47,6 +48,9 @@ def state_of(study: Path, cell: Cell) -> dict[str, Any]:
     ended = _json(folder / "ended.json")
     if ended:
         return ended
+    queued = _json(folder / JOB)
+    if queued:
+        return {"state": "waiting", "reason": f"job {queued['job']} of the cluster"}
     if (folder / "run").exists():
         return {"state": "stopped", "reason": f"{_LOST}{_reached(folder)}"}
     return {"state": "waiting", "reason": "not started"}
@@ -100,6 +104,20 @@ class _Going:
     place: int
 
 
+class Runner(Protocol):
+    """What runs cells, some at a time."""
+
+    count: int
+
+    @property
+    def going(self) -> Sequence[Any]: ...
+    def room(self) -> bool: ...
+    def start(self, folder: Path, cell: Cell) -> None: ...
+    def ended(self) -> list[tuple[Cell, int, str]]: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Processes:
     """Cells as processes here, `count` at a time; they share the cores, or have a GPU each."""
 
@@ -131,7 +149,7 @@ class Processes:
         log = folder / "log.txt"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-c", _CELL, str(folder)],
+                [sys.executable, "-c", CELL, str(folder)],
                 env=self.environment(place),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -144,7 +162,7 @@ class Processes:
         """Cells that ended since the last call: exit code and last line."""
         done = [g for g in self.going if g.process.poll() is not None]
         self.going = [g for g in self.going if g not in done]
-        return [(g.cell, int(g.process.returncode), _last_line(g.log)) for g in done]
+        return [(g.cell, int(g.process.returncode), last_line(g.log)) for g in done]
 
     def stop(self) -> None:
         """Ask all cells to save and stop."""
@@ -159,7 +177,7 @@ class Processes:
             going.process.wait()
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """The last message of a log that is meant for people."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
@@ -172,7 +190,7 @@ Told = Callable[[Cell, Mapping[str, Any]], None]
 
 
 def run_cells(
-    study: Path, cells: Iterable[Cell], runner: Processes, keep_checkpoints: bool, told: Told
+    study: Path, cells: Iterable[Cell], runner: Runner, keep_checkpoints: bool, told: Told
 ) -> str | None:
     """Run every cell that is not done, in order; `told` hears of each that ended. Returns why it
     stopped before the end: a signal or a STOP file.

@@ -20,7 +20,8 @@ from openmae.errors import STOPPED_EARLY, OpenMAEError, StorageError, UsageError
 from openmae.tasks import gridlines, gridtable
 from openmae.tasks.grid import Cell, Grid
 from openmae.tasks.gridcost import step_seconds
-from openmae.tasks.gridrun import Processes, folder_of, left, run_cells, state_of
+from openmae.tasks.gridrun import Processes, Runner, folder_of, left, run_cells, state_of
+from openmae.tasks.gridslurm import SlurmJobs
 from openmae.tasks.method import build_method, require_method
 from openmae.tasks.pretrain import choose_recipe
 
@@ -94,12 +95,25 @@ def told_plan(grid: Grid, out: Path, config: GridOptions) -> Results:
         say("", f"{labels}   {row.budget}   seeds {' '.join(map(str, row.cells))}")
     say("", f"scores: {', '.join(gridtable.title(s) for s in grid.rows[0].scorings)}")
     seconds = _predicted(grid, done)
-    at_a_time = Processes(config.jobs, config.device).count
+    at_a_time = runner_of(config, out).count
     if seconds is not None:
         total = seconds * (len(grid.cells) - len(done)) / at_a_time
         say("Time", f"about {duration(total)}, {duration(seconds)} a run, {at_a_time} at a time")
     say("Dry run", "everything fits; nothing was written")
     return Results({"rows": len(grid.rows), "runs": len(grid.cells), "dry_run": True}, out)
+
+
+def runner_of(config: GridOptions, out: Path) -> Runner:
+    """Processes here, or jobs of a cluster.
+
+    Raises:
+        UsageError: no cluster here, or its package is missing.
+    """
+    if not config.slurm:
+        return Processes(config.jobs, config.device)
+    jobs = SlurmJobs(out, config.slurm, config.jobs)
+    jobs.require()
+    return jobs
 
 
 def _predicted(grid: Grid, done: list[dict[str, Any]]) -> float | None:
@@ -157,7 +171,7 @@ def _run(config: GridOptions, grid: Grid, folder: RunFolder) -> str | None:
     cells, out = list(grid.cells.values()), folder.path
     states = [state_of(out, cell)["state"] for cell in cells]
     done = sum(state in ("done", "diverged") for state in states)
-    runner = Processes(config.jobs, config.device)
+    runner = runner_of(config, out)
     say("Grid", f"{len(grid.rows)} rows x {config.seeds} seeds: {len(cells)} runs in {out}")
     say("", f"{done} of them are done, {runner.count} at a time")
     took = [s["whole_seconds"] for c in cells if "whole_seconds" in (s := state_of(out, c))]
