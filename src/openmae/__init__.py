@@ -28,6 +28,7 @@ _NAMES = {
 _COMMANDS = (
     "quickstart",
     "pretrain",
+    "tokenize",
     "knn",
     "probe",
     "finetune",

@@ -30,8 +30,8 @@ from openmae.words import message, names, plain_paths, spell
 
 PANELS = ("Model", "Training", "Data", "Evaluation", "Run", "Command")
 GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(PANELS)}
-WITH_RECIPE = ("pretrain", "finetune", "detect", "segment", "probe", "benchmark", "ablate")
-WITH_CHANGE = ("pretrain", "finetune", "detect", "segment")
+WITH_CHANGE = ("pretrain", "tokenize", "finetune", "detect", "segment")
+WITH_RECIPE = (*WITH_CHANGE, "probe", "benchmark", "ablate")
 NO_DRY_RUN = ("quickstart", "models", "inspect", "data check")
 
 

@@ -26,7 +26,7 @@ from openmae.errors import INTERRUPTED, STOPPED_EARLY, LostPeerError, PeerError
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """What asks a run to stop."""
 
-TRAINING = ("pretrain", "finetune", "detect", "segment", "ablate", "compare")
+TRAINING = ("pretrain", "tokenize", "finetune", "detect", "segment", "ablate", "compare")
 """Commands that answer such a signal by saving."""
 
 _READING = ("evaluate", "predict")  # after one of these words: `detect evaluate`

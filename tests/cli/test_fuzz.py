@@ -110,6 +110,10 @@ GOOD = {
     "family": ("digits", "cifar10", "nowhere"),
     "runs": ("run", "photos", "damaged", "nowhere"),
     "jobs": ("1", "2", "0"),
+    "kind": ("kmeans", "vqvae", "kmean"),
+    "codes": ("2", "8", "1"),
+    "width": ("1", "4", "0"),
+    "hidden": ("1", "8", "0"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
@@ -130,7 +134,7 @@ WRITTEN = (
 )
 SLOW = (
     "pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate",
-    "compare",
+    "compare", "tokenize",
 )  # fmt: skip
 GRIDS = (("ablate", "--vary", "mask_ratio=0.5,0.75"), ("compare", "--methods", "mae"))
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
@@ -163,7 +167,7 @@ def option_set(task: str, rng: random.Random) -> list[str]:
     required = [n for n in fields if model.model_fields[n].is_required() and n not in places]
     others = [n for n in fields if n not in places and n not in required]
     chosen = required + rng.sample(others, min(len(others), rng.choice((0, 1, 2, 3, 5, 8))))
-    if task in ("pretrain", "finetune", "detect", "segment"):
+    if task in ("pretrain", "tokenize", "finetune", "detect", "segment"):
         chosen += [n for n in ("recipe", "allow_change") if rng.random() < 0.2]
     for name in chosen:
         flag = "--" + name.replace("_", "-")

@@ -19,6 +19,10 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.pretrain:PretrainConfig",
         "Pretrain a masked autoencoder on a folder of images.",
     ),
+    "tokenize": (
+        "openmae.config.tokenize:TokenizeConfig",
+        "Train a tokenizer of patches, for pretrain --target tokens.",
+    ),
     "knn": (
         "openmae.config.evaluate:KnnConfig",
         "Score frozen features with k nearest neighbours.",

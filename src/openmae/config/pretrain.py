@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import field_validator, model_validator
+from pydantic import field_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting, shown
+from openmae.config.images import ImagesConfig
 from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
 from openmae.config.methodoptions import MethodOptions
 from openmae.config.targetoptions import TargetName, TargetOptions
-from openmae.config.training import (
-    DATA,
-    MODEL,
-    RUN,
-    TRAINING,
-    Size,
-    TrainingConfig,
-    pair,
-    parse_range,
-)
+from openmae.config.training import MODEL, RUN, TRAINING, Size, pair
 
 _OF_THE_METHOD = (
     *("mask", "mask_ratio", "predict", "masks", "progressive", "target", "target_args"),
@@ -31,7 +23,7 @@ _OF_THE_METHOD = (
 """What a recipe of one method says of it, and not to another."""
 
 
-class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
+class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, ImagesConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
     parts_of: ClassVar = {
@@ -43,19 +35,13 @@ class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
         "image_size": ("progressive",),
     }
 
-    data: str = setting(
-        ..., "a folder of images, or the word digits", DATA, "allow", positional=True
-    )
-
     model: str = setting("vit_base_patch16_224", "encoder, a timm name", MODEL, "fixed")
     dim: int | None = setting(None, "encoder width, instead of the model's", MODEL, "fixed", gt=0)
     depth: int | None = setting(
         None, "encoder blocks, instead of the model's", MODEL, "fixed", gt=0
     )
     heads: int | None = setting(None, "encoder heads, instead of the model's", MODEL, "fixed", gt=0)
-    image_size: Size = setting(224, "pixels: one number, or height and width", MODEL, "fixed")
     patch_size: Size | None = setting(None, "pixels; the model's own by default", MODEL, "fixed")
-    channels: int = setting(3, "channels of the images", MODEL, "fixed", ge=1)
     mask: MaskName = setting("random", "how patches are chosen", MODEL, "allow")
     mask_ratio: float = setting(0.75, "share of the patches to hide", MODEL, "allow")
     target: TargetName = setting("norm_pixels", "what is predicted", MODEL, "allow")
@@ -92,43 +78,7 @@ class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
         None, "start from the weights of a run or encoder file", MODEL, "fixed"
     )
 
-    bands: tuple[int, ...] = setting(
-        (), "channels of a file to read, counted from 1, in this order", DATA, "fixed"
-    )
-    value_range: str = setting(
-        "auto", "of 16-bit and float images, such as 0:65535; auto looks", DATA, "fixed"
-    )
-    crop: float = setting(0.2, "smallest area of a random crop", DATA, "allow", gt=0, le=1)
-    mean: tuple[float, ...] | None = setting(
-        None, "of each channel in [0, 1]; measured by default", DATA, "fixed"
-    )
-    std: tuple[float, ...] | None = setting(
-        None, "of each channel in [0, 1]; measured by default", DATA, "fixed"
-    )
-    val: str | None = setting(
-        None, "held-out images: a folder, or a fraction such as 0.05", DATA, "allow"
-    )
-    mix: tuple[str, ...] = setting(
-        (), "further images and their share of the draws: PATH=0.3", DATA, "allow"
-    )
     knn: bool = setting(False, "k-NN accuracy at each evaluation, from class folders", RUN, "free")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _channels_of_bands(cls, values: Any) -> Any:
-        """--bands 4 3 2 are three channels, without saying so."""
-        bands = values.get("bands")
-        if bands and "channels" not in values:
-            count = len(bands) if isinstance(bands, (list, tuple)) else 1
-            return {**values, "channels": count}
-        return values
-
-    @field_validator("value_range")
-    @classmethod
-    def _range(cls, text: str) -> str:
-        if text != "auto":
-            parse_range(text)
-        return text
 
     @field_validator("progressive")
     @classmethod
@@ -160,27 +110,8 @@ class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, TrainingConfig):
                 else ""
             )
             yield "mask_ratio", f":{hint} (allowed 0.05-0.95)"
-        if min(self.patch or (1, 1)) < 1:
-            yield "patch_size", ": must be at least 1"
-        for size, patch in zip(pair(self.image_size), self.patch or (1, 1), strict=True):
-            if size % patch or size < patch:
-                low = max(size // patch, 1) * patch
-                yield (
-                    "image_size",
-                    f" is not a multiple of patch {patch}. Nearest: {low} or {low + patch}",
-                )
-        yield from self._variants()
-        if self.bands and min(self.bands) < 1:
-            yield "bands", ": they are counted from 1"
-        if self.bands and len(self.bands) != self.channels:
-            yield "bands", f": {len(self.bands)} bands for {self.channels} channels"
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.channels:
-                yield name, f": {len(values)} values for {self.channels} channels"
-        if self.std is not None and min(self.std) <= 0:
-            yield "std", ": must be greater than 0"
         yield from super().problems()
+        yield from self._variants()
 
     def _variants(self) -> Iterator[tuple[str, str]]:
         """What the cheaper variants need of each other; see docs/variants.md."""

@@ -17,6 +17,7 @@ from openmae.methods.segment import Segmenter
 from openmae.methods.simclr import SimCLR
 from openmae.methods.simmim import SimMIM
 
+from openmae.methods.tokenizer import Tokenizer
 METHODS: dict[str, type[nn.Module]] = {
     "mae": MAE,
     "simclr": SimCLR,
@@ -27,6 +28,7 @@ METHODS: dict[str, type[nn.Module]] = {
     "maskfeat": MaskFeat,
     "classify": Classifier,
     "detect": Detector,
+    "tokenizer": Tokenizer,
     "segment": Segmenter,
 }
 

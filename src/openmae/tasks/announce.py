@@ -11,7 +11,7 @@ from openmae.engine.runfolder import RunFolder, free_space, gigabytes
 from openmae.tasks.attention import summary
 from openmae.tasks.estimate import require_patience, seconds_of, time_line
 from openmae.tasks.fitting import memory_line
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.kind import Job, Kind, reader_of
 
 
 def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options: Options) -> None:
@@ -22,7 +22,7 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options
     """
     config, resolved, found = job.config, job.resolved, job.found
     assert found is not None
-    channels = method.encoder.in_chans  # type: ignore[union-attr]
+    channels = reader_of(method).in_chans
     held_out = f", {len(job.held_out):,} held out" if job.held_out is not None else ""
     read_as = "" if set(found.channels) == {channels} else f", read as {channels}"
     say(
@@ -52,7 +52,8 @@ def announce(kind: Kind, job: Job, method: nn.Module, folder: RunFolder, options
         f" images{accumulate}, {resolved['device']} {resolved['precision']}, lr {config.lr:g} x"
         f" {config.batch_size}/256, warm-up {resolved['warmup_steps']:,} steps",
     )
-    say("", f"{summary(resolved['attention'])}; products {resolved['products']}")
+    if resolved["attention"]:
+        say("", f"{summary(resolved['attention'])}; products {resolved['products']}")
     size = checkpoint.bytes_needed(method, config.ema is not None)
     if (needs := memory_line(job, method)) is not None:
         say("", needs)

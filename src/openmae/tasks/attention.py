@@ -21,7 +21,7 @@ from openmae.methods.base import Base
 from openmae.models import products
 from openmae.models.attention import BACKENDS, KERNELS, Place, attend, places, use
 from openmae.randomness import Rand
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.kind import Job, Kind, reader_of
 
 EAGER_BELOW = 100
 """Keys below which matrix products beat torch's kernel on CPU, forward and backward."""
@@ -80,7 +80,7 @@ def resolve_attention(
 
 def where(method: nn.Module) -> dict[str, Place]:
     """The places where a method on the meta device attends in training."""
-    encoder: Any = method.encoder
+    encoder = reader_of(method)
     images = torch.zeros(_IMAGES, encoder.in_chans, *encoder.image_size, device="meta")
     logits = getattr(method, "logits", None) or getattr(method, "maps", None)
     rand = Rand(0, 0, 0.0, 0, _IMAGES)

@@ -44,6 +44,7 @@ def run(config: ConvertConfig, options: Options) -> Results:
     if config.push_to_hub:
         _require_hub(config.push_to_hub)
     loaded = load_any(config.file, config.heads, config.decoder_heads, config.trust_source)
+    _ = loaded.encoder  # a tokenizer has none, and says so
     for notice in loaded.notices:
         warn(notice)
     say("Model", loaded.what)

@@ -55,7 +55,7 @@ class Evaluator:
         self.shown = shown.subset(sorted(set(rows.tolist())))
         if config.knn:
             first, second = hash_split(source, 0.2)
-            self.knn = _thin(first, _KNN_TRAIN), _thin(second, _KNN_TEST)
+            self.knn = thin(first, _KNN_TRAIN), thin(second, _KNN_TEST)
 
     @torch.no_grad()
     def __call__(self, state: State) -> dict[str, Any]:
@@ -114,7 +114,8 @@ class Evaluator:
             warn(f"no picture at step {step}: {error.strerror or error}")
 
 
-def _thin(source: Source, most: int) -> Source:
+def thin(source: Source, most: int) -> Source:
+    """At most so many of the images, evenly spaced."""
     if len(source) <= most:
         return source
     return source.subset(np.linspace(0, len(source) - 1, most).astype(int).tolist())

@@ -62,6 +62,7 @@ def run(config: ExportConfig, options: Options) -> Results:
     if onnx and any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise UsageError(f'-o {config.out}: ONNX needs more: pip install "openmae[export]"')
     loaded = load_any(config.model, config.heads)
+    _ = loaded.encoder  # a tokenizer has none, and says so
     for notice in loaded.notices:
         warn(notice)
     say("Model", loaded.what)

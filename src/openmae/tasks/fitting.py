@@ -21,7 +21,7 @@ from openmae.engine.runfolder import RunFolder, gigabytes
 from openmae.errors import MemoryLimitError, UsageError
 from openmae.methods.base import Base
 from openmae.tasks.account import need_of
-from openmae.tasks.kind import Job, Kind
+from openmae.tasks.kind import Job, Kind, reader_of
 
 
 def choose_micro_batch(kind: Kind, job: Job, method: nn.Module) -> None:
@@ -111,7 +111,7 @@ def _two_steps(kind: Kind, job: Job, method: nn.Module, micro: int, device: torc
 def random_batch(method: Any, rows: int, seed: int) -> dict[str, Any]:
     """Images of random numbers (zeros would run faster than real ones do), and labels."""
     generator = torch.Generator().manual_seed(seed)
-    encoder = method.encoder
+    encoder = reader_of(method)
     shape = (rows, encoder.in_chans, *encoder.image_size)
     image: Tensor
     if encoder.value_range is None:

@@ -11,6 +11,7 @@ from openmae.engine.runfolder import Results
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.methods.segment import Segmenter
+from openmae.methods.tokenizer import Tokenizer
 from openmae.models.encoder import Encoder
 from openmae.weights import Loaded, load_any
 from openmae.weights.container import printable
@@ -44,6 +45,8 @@ _COMMANDS = {
 def run(config: InspectConfig, options: Options) -> Results:
     """Print what the file is; the result holds the same facts."""
     loaded = load_any(config.file, config.heads, config.decoder_heads, config.trust_source)
+    if isinstance(loaded.model, Tokenizer):
+        return _tokenizer(loaded, config.file)
     found = loaded.found
     facts = _facts(loaded)
     say("File", loaded.what)
@@ -111,6 +114,27 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         facts["head"] = model.arguments["head"]
     assert isinstance(encoder, Encoder)
     return facts
+
+
+def _tokenizer(loaded: Loaded, file: str) -> Results:
+    model = loaded.model
+    assert isinstance(model, Tokenizer)
+    facts = {
+        "what": "tokenizer",
+        "kind": model.codebook.kind,
+        "codes": len(model.usage),
+        "patch_size": list(model.patch),
+        "channels": model.in_chans,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    say("File", loaded.what)
+    say(
+        "Model",
+        f"tokenizer ({facts['kind']}, {facts['codes']:,} codes), patch"
+        f" {model.patch[0]}x{model.patch[1]}, {model.in_chans} channels",
+    )
+    say("Next", f"openmae pretrain IMAGES --target tokens --target-args tokenizer={file}")
+    return Results(facts)
 
 
 def _sentence(loaded: Loaded, facts: dict[str, Any]) -> str:

@@ -32,6 +32,13 @@ class Job:
     changed: bool = False
 
 
+def reader_of(method: Any) -> Any:
+    """What of a method tells which images it takes (in_chans, image_size, value_range): its
+    encoder, or itself where it has none.
+    """
+    return getattr(method, "encoder", method)
+
+
 class Kind(ABC):
     """The parts of a training task that `tasks.training.train_run` puts together.
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from openmae.config.base import Options
+from openmae.config.images import ImagesConfig
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.training import pair, parse_range
 from openmae.data.augmented import Augmented
@@ -69,19 +70,12 @@ class Pretraining(Kind):
         return open_data(config, read_as(config, resolved))
 
     def look(self, config: PretrainConfig, source: Source) -> Scan:
-        measure = config.mean is None or config.std is None
-        given = None if config.value_range == "auto" else parse_range(config.value_range)
-        found = scan(source, config.channels, measure, value_range=given)
         if config.knn:
             require_classes(source, "--knn")
-        check_size(found, pair(config.image_size))
-        return found
+        return look_at(config, source)
 
     def resolve(self, config: PretrainConfig, source: Source, found: Scan) -> dict[str, Any]:
-        return {
-            "mean": list(config.mean or found.mean),
-            "std": list(config.std or found.std),
-            "value_range": found.value_range and list(found.value_range),
+        return scale_of(config, found) | {
             "predicts": config.target,
             "target_parts": target_parts(config),
         }
@@ -91,8 +85,7 @@ class Pretraining(Kind):
 
     def recheck(self, config: PretrainConfig, resolved: Mapping[str, Any], source: Source) -> None:
         require_same_parts(config, resolved)
-        found = scan(source, config.channels, False, value_range=resolved.get("value_range"))
-        check_size(found, pair(config.image_size))
+        look_again(config, resolved, source)
         if config.knn:
             require_classes(source, "--knn")
 
@@ -105,7 +98,7 @@ class Pretraining(Kind):
         lines = [start_from(method.encoder, config.init)] if config.init else []
         begun = begin_target(config, method)
         lines += [begun] if begun else []
-        if config.target == "pca":
+        if config.target in ("pca", "tokens"):
             source, _ = open_data(config, read_as(config, reads))
             resolved = {**reads, "total_steps": 1}
             learned = learn_target(method, source, self.transform(config, resolved), config.seed)
@@ -139,8 +132,6 @@ class Pretraining(Kind):
         config, resolved, found = job.config, job.resolved, job.found
         assert isinstance(method, Base)
         assert found is not None
-        mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
-        measured = "given" if config.mean else f"measured on {found.looked:,} images"
         count = sum(p.numel() for p in method.parameters())
         height, width = pair(config.image_size)
         patch = method.encoder.patch
@@ -149,7 +140,7 @@ class Pretraining(Kind):
             decoder = f"decoder {config.decoder_depth}x{config.decoder_dim}{_variant(config)}"
             how = f"mask {config.mask_ratio:.0%} {config.mask}, {decoder}"
         return [
-            ("", f"mean ({mean}), std ({std}), {measured}"),
+            ("", scale_line(config, resolved, found)),
             (
                 "Model",
                 f"{config.model}, {height}x{width} px, patch {patch[0]}x{patch[1]}, {how},"
@@ -182,14 +173,45 @@ class Pretraining(Kind):
         ]
 
 
-def read_as(config: PretrainConfig, resolved: Mapping[str, Any]) -> Decoding:
+def look_at(config: ImagesConfig, source: Source) -> Scan:
+    """A look at the images of a new run, with their mean and deviation unless both are given."""
+    measure = config.mean is None or config.std is None
+    given = None if config.value_range == "auto" else parse_range(config.value_range)
+    found = scan(source, config.channels, measure, value_range=given)
+    check_size(found, pair(config.image_size))
+    return found
+
+
+def scale_of(config: ImagesConfig, found: Scan) -> dict[str, Any]:
+    """Mean, deviation and range of the values, as given or as found."""
+    return {
+        "mean": list(config.mean or found.mean),
+        "std": list(config.std or found.std),
+        "value_range": found.value_range and list(found.value_range),
+    }
+
+
+def scale_line(config: ImagesConfig, resolved: Mapping[str, Any], found: Scan) -> str:
+    """The same in words."""
+    mean, std = (" ".join(f"{v:.3f}" for v in resolved[k]) for k in ("mean", "std"))
+    measured = "given" if config.mean else f"measured on {found.looked:,} images"
+    return f"mean ({mean}), std ({std}), {measured}"
+
+
+def look_again(config: ImagesConfig, resolved: Mapping[str, Any], source: Source) -> None:
+    """A look at other images with which a run is to go on."""
+    found = scan(source, config.channels, False, value_range=resolved.get("value_range"))
+    check_size(found, pair(config.image_size))
+
+
+def read_as(config: ImagesConfig, resolved: Mapping[str, Any]) -> Decoding:
     """How the values of files are read; `resolved` is empty before the data were looked at."""
     bands = tuple(band - 1 for band in config.bands)
     more = (resolved.get(name) for name in ("value_range", "mean", "std"))
     return decoding(config.channels, bands, *more)
 
 
-def open_data(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source | None]:
+def open_data(config: ImagesConfig, reads: Decoding) -> tuple[Source, Source | None]:
     """The images to train on, and those that are held out."""
     source, held_out = _held_out(config, reads)
     source = weigh(source, config.sampling)
@@ -201,7 +223,7 @@ def open_data(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source |
     return source, held_out
 
 
-def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source | None]:
+def _held_out(config: ImagesConfig, reads: Decoding) -> tuple[Source, Source | None]:
     source = open_source(config.data, reads)
     if config.val is None:
         return source, None
@@ -219,7 +241,7 @@ def _held_out(config: PretrainConfig, reads: Decoding) -> tuple[Source, Source |
     return hash_split(source, fraction)
 
 
-def _without(source: Source, config: PretrainConfig, held_out: Source) -> Source:
+def _without(source: Source, config: ImagesConfig, held_out: Source) -> Source:
     """The training images without those that are held out too, by folder, pattern or list."""
     start = getattr(source, "root", config.data)  # of a table, its folder
     root, inside = (Path(p or "").expanduser().resolve() for p in (start, config.val))

@@ -34,6 +34,7 @@ def run(config: ReconstructConfig, options: Options) -> Results:
     """Write the picture; returns the mean errors on hidden patches."""
     device = resolve_device(config.device)
     loaded = load_any(config.model)
+    _ = loaded.encoder  # a tokenizer has none, and says so
     for notice in loaded.notices:
         warn(notice)
     method = loaded.model

@@ -232,8 +232,9 @@ def _end(
     }
     with averaged(state.ema):
         method: Any = state.method
-        own = method.trained_encoder() if isinstance(method, Base) else method.encoder
-        save_encoder(folder.encoder, own, about)
+        if hasattr(method, "encoder"):
+            own = method.trained_encoder() if isinstance(method, Base) else method.encoder
+            save_encoder(folder.encoder, own, about)
         results |= kind.finish(job, state, folder)
         plot_curves(folder)
     results |= {

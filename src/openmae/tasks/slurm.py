@@ -15,7 +15,7 @@ from openmae.engine.textfile import write_text
 from openmae.errors import StorageError, UsageError
 from openmae.tasks.slurmscript import MARK, script
 
-TRAINS = ("pretrain", "finetune", "detect", "segment")
+TRAINS = ("pretrain", "tokenize", "finetune", "detect", "segment")
 SPREADS = (
     *(*TRAINS, "probe", "knn", "embed", "evaluate", "predict"),
     *("detect evaluate", "detect predict", "segment evaluate", "segment predict"),

@@ -14,6 +14,7 @@ from torch import nn
 from openmae.engine import checkpoint
 from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods.base import Base
+from openmae.methods.tokenizer import Tokenizer
 from openmae.models.encoder import Encoder, build_vit, create_arguments
 from openmae.weights.build import build
 from openmae.weights.encoderfile import is_own, load_encoder
@@ -33,8 +34,17 @@ class Loaded:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder, with or without a method around it."""
+        """The encoder, with or without a method around it.
+
+        Raises:
+            UsageError: it is a tokenizer.
+        """
         found: Any = self.model
+        if isinstance(found, Tokenizer):
+            raise UsageError(
+                f"{self.what} is a tokenizer, which has no encoder. Pretrain one with it: openmae"
+                f" pretrain DATA --target tokens --target-args tokenizer={self.run or 'FILE'}"
+            )
         if isinstance(found, Base):
             found = found.trained_encoder()
         elif not isinstance(found, Encoder):
