@@ -56,6 +56,12 @@ def change(**more) -> None:
         ("detect run coc", 3, ("Did you mean coco?",)),
         ("detect run photos", 3, ("no objects that can be read", "COCO", "YOLO")),
         ("detect run coco/train/000.png", 3, ("COCO .json",)),
+        ("detect run coco/train", 3, ("coco, which has annotations/instances_train.json?",)),
+        (
+            "detect run coco/annotations/instances_trainn.json",
+            3,
+            ("annotations has: instances_train.json", "Did you mean coco/annotations/instances_t"),
+        ),
         ("detect run coco --val photos", 3, ("photos holds no objects",)),
         ("detect run coco --images coco/trai", 3, ("Did you mean train?",)),
         ("detect run coco --image-size 33", 2, ("not a multiple of patch 8", "32 or 40")),
@@ -133,7 +139,10 @@ def test_a_detector_and_other_data(here, cli):
     change(categories=[{"id": 3, "name": "cow"}, {"id": 7, "name": "dog"}])
     said = cli("detect", "evaluate", "out", "coco")
     assert (said.code, short(said)) == (3, True)
-    assert "the model does not know (first: cow). It knows: cat, dog" in said.err
+    assert (
+        "objects of a class that the model does not know (first: cow). It knows: cat, dog"
+        in said.err
+    )
     files.write(Path("coco/annotations/instances_train.json"), before)
     said = cli("detect", "predict", "out", "photos", "-o", "photos")
     assert said.code == 4

@@ -71,7 +71,9 @@ def missing(root: Path) -> str:
     near = did_you_mean(root.name, names) or ([names[0]] if len(names) == 1 else [])
     folders = [f"{n}/" for n in names if (parent / n).is_dir()][:6]
     hint = f" Did you mean {parent / near[0]}?" if near else ""
-    return f"{root} does not exist. {here} has: {' '.join(folders) or 'no folders'}.{hint}"
+    files = [n for n in names if Path(n).suffix == root.suffix][:6] if root.suffix else []
+    beside = " ".join(files or folders) or "no folders"
+    return f"{root} does not exist. {here} has: {beside}.{hint}"
 
 
 def empty(data: str, others: Counter[str], folders: int) -> str:

@@ -85,7 +85,10 @@ def _read(data: str, images: str | None, part: str) -> Objects:
     inside = holder(path)
     if inside is not None:
         return read_instances(inside)
-    raise DataError(f"{data} holds no objects that can be read. Give {FORMATS}")
+    above = path.parent  # of the images of a COCO folder, which were given in its place
+    file = _coco_file(above, part) or _coco_file(above, "train")
+    hint = f". Did you mean {above}, which has {file.relative_to(above)}?" if file else ""
+    raise DataError(f"{data} holds no objects that can be read. Give {FORMATS}{hint}")
 
 
 def _coco_file(root: Path, part: str) -> Path | None:

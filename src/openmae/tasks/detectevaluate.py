@@ -92,9 +92,11 @@ def matched(source: BoxSource, model: Detector, data: str) -> BoxSource:
     counts = source.counts()
     odd = [n for n, c in zip(source.classes, counts, strict=True) if c and n not in number]
     if odd:
+        many = "a class" if len(odd) == 1 else f"{len(odd)} classes"
+        more = f" ... ({len(model.classes)} in all)" if len(model.classes) > 6 else ""
         raise DataError(
-            f"{data} has objects of {len(odd)} classes that the model does not know (first:"
-            f" {odd[0]}). It knows: {', '.join(model.classes[:6])}"
+            f"{data} has objects of {many} that the model does not know (first: {odd[0]}). It"
+            f" knows: {', '.join(model.classes[:6])}{more}"
         )
     ids = dict(zip(source.classes, source.numbers, strict=True))
     free = max(source.numbers, default=0)
