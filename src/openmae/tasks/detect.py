@@ -30,11 +30,11 @@ from openmae.errors import DataError
 from openmae.methods.detect import Detector
 from openmae.report.objects import draw_found
 from openmae.tasks.arguments import require_order
+from openmae.tasks.baselines import FROZEN, RANDOM_WEIGHTS, train_with_baselines
 from openmae.tasks.classification import write_rows
 from openmae.tasks.detection import Found, find, results, score, tell, warn_bad, warn_findings
 from openmae.tasks.fromencoder import FromEncoder
 from openmae.tasks.kind import Job
-from openmae.tasks.training import train_run
 
 _CACHE = 512_000_000  # bytes of images and masks that may stay in memory
 _DRAWN = 8  # pictures of a run
@@ -46,35 +46,11 @@ def run(config: DetectConfig, options: Options) -> Results:
     """
     require_dense()
     require_order(config.model, config.data)
-    results = train_run(Detection(), config, options)
-    folder = results.folder
-    if results.exit_code or folder is None or options.dry_run:
+    measures = ("box_AP", "box_AP50", "mask_AP", "mask_AP50")
+    twins = (RANDOM_WEIGHTS, FROZEN)
+    results = train_with_baselines(Detection, config, options, twins, measures)
+    if "frozen_box_AP" not in results:
         return results
-    saved = RunFolder(folder).read_config()
-    resolved = saved.pop("resolved")
-    saved.pop("task", None)
-    if not (config.baseline or saved["baseline"]):
-        return results
-    for name, changes in (
-        ("random-weights", {"random_weights": True, "layer_decay": 1.0}),
-        ("frozen", {"frozen": True}),
-    ):
-        where = folder / name
-        say("")
-        say("Baseline", f"the same recipe, {name.replace('-', ' ')}, in {where}")
-        again = saved | changes | {"baseline": False, "out": str(where)}
-        twin = train_run(
-            Detection(), DetectConfig.model_validate(again), Options(recipe=resolved["recipe"])
-        )
-        if twin.exit_code:
-            return twin
-        named = {
-            f"{name.replace('-', '_')}_{k}": v
-            for k, v in twin.items()
-            if k.endswith(("AP", "AP50"))
-        }
-        results = Results({**results, **named}, folder)
-        RunFolder(folder).write_json("results.json", results)
     for kind in ("box", "mask"):
         if f"{kind}_AP" in results:
             own, random, frozen = (

@@ -29,40 +29,22 @@ from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError, UsageError
 from openmae.methods.classify import Classifier
 from openmae.tasks.arguments import require_order, require_two
+from openmae.tasks.baselines import RANDOM_WEIGHTS, train_with_baselines
 from openmae.tasks.classification import metrics, predict, tell, write_report
 from openmae.tasks.fromencoder import FromEncoder
 from openmae.tasks.kind import Job
-from openmae.tasks.training import train_run
 
 
 def run(config: FinetuneConfig, options: Options) -> Results:
     """Fine-tune, or continue a run; with `baseline`, then the same recipe from random weights."""
     require_order(config.model, config.data)
-    results = train_run(Finetuning(), config, options)
-    folder = results.folder
-    if results.exit_code or folder is None or options.dry_run:
-        return results
-    saved = RunFolder(folder).read_config()
-    resolved = saved.pop("resolved")
-    saved.pop("task", None)
-    if not (config.baseline or saved["baseline"]):
-        return results
-    where = folder / "random-weights"
-    say("")
-    say("Baseline", f"the same recipe from random weights, in {where}")
-    changes = {"random_weights": True, "baseline": False, "out": str(where)}
-    changes |= {"layer_decay": 1.0}  # as Table 11: it would only slow what is not pretrained
-    again = FinetuneConfig.model_validate(saved | changes)
-    twin = train_run(Finetuning(), again, Options(recipe=resolved["recipe"]))
-    if twin.exit_code:
-        return twin
-    named = {f"random_weights_{k}": twin[k] for k in ("accuracy", "mAP") if k in twin}
-    both = Results({**results, **named}, folder)
-    RunFolder(folder).write_json("results.json", both)
-    for name, value in named.items():
-        own = results[name.removeprefix("random_weights_")]
-        say("Compare", f"pretrained {own:.1%}, random weights {value:.1%} ({own - value:+.1%})")
-    return both
+    measures = ("accuracy", "mAP")
+    results = train_with_baselines(Finetuning, config, options, [RANDOM_WEIGHTS], measures)
+    for name in measures:
+        if f"random_weights_{name}" in results:
+            own, value = results[name], results[f"random_weights_{name}"]
+            say("Compare", f"pretrained {own:.1%}, random weights {value:.1%} ({own - value:+.1%})")
+    return results
 
 
 class Finetuning(FromEncoder):

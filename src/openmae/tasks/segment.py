@@ -27,49 +27,22 @@ from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import DataError
 from openmae.methods.segment import Segmenter
 from openmae.tasks.arguments import require_order
+from openmae.tasks.baselines import FROZEN, RANDOM_WEIGHTS, train_with_baselines
 from openmae.tasks.fromencoder import FromEncoder
 from openmae.tasks.kind import Job
 from openmae.tasks.segmentation import PICTURES, Scores, Test, measures, score, tell, write_report
-from openmae.tasks.training import train_run
-
-TWINS: dict[str, tuple[dict[str, Any], str]] = {
-    "random_weights": ({"random_weights": True, "layer_decay": 1.0}, "random weights"),
-    "frozen": ({"frozen": True}, "a frozen encoder"),
-}
-"""Baselines: what changes, and in words. Layer decay would only slow what is not pretrained."""
 
 
 def run(config: SegmentConfig, options: Options) -> Results:
     """Train a segmenter, or continue a run; with `baseline`, then its twins."""
     require_order(config.model, config.data)
-    results = train_run(Segmenting(), config, options)
-    folder = results.folder
-    if results.exit_code or folder is None or options.dry_run:
-        return results
-    saved = RunFolder(folder).read_config()
-    resolved = saved.pop("resolved")
-    saved.pop("task", None)
-    if not (config.baseline or saved["baseline"]):
-        return results
-    both = Results(dict(results), folder)
-    for name, (changes, words) in TWINS.items():
-        if saved.get(name):
-            continue  # the run itself is this one
-        where = folder / name.replace("_", "-")
-        say("")
-        say("Baseline", f"the same from {words}, in {where}")
-        again = saved | changes | {"baseline": False, "out": str(where)}
-        twin_config = SegmentConfig.model_validate(again)
-        twin = train_run(Segmenting(), twin_config, Options(recipe=resolved["recipe"]))
-        if twin.exit_code:
-            return twin
-        both |= {f"{name}_{key}": twin[key] for key in ("mIoU", "aAcc") if key in twin}
-    RunFolder(folder).write_json("results.json", both)
-    for name, (_, words) in TWINS.items():
-        if f"{name}_mIoU" in both:
-            own, other = both["mIoU"], both[f"{name}_mIoU"]
-            say("Compare", f"mIoU {own:.1%}, from {words} {other:.1%} ({own - other:+.1%})")
-    return both
+    twins = (RANDOM_WEIGHTS, FROZEN)
+    results = train_with_baselines(Segmenting, config, options, twins, ("mIoU", "aAcc"))
+    for twin in twins:
+        if f"{twin.name}_mIoU" in results:
+            own, other = results["mIoU"], results[f"{twin.name}_mIoU"]
+            say("Compare", f"mIoU {own:.1%}, {twin.words} {other:.1%} ({own - other:+.1%})")
+    return results
 
 
 class Segmenting(FromEncoder):
