@@ -1,4 +1,4 @@
-"""SimMIM and MaskFeat: losses by formula in float64, and what loop and files ask of them."""
+"""SimMIM, MaskFeat and BEiT: losses by formula in float64, and what loop and files ask of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from openmae.methods.masked import Masked
 from openmae.models.masking import num_kept
 from openmae.weights.methodfile import load_method, save_method
 
-NAMES = ["simmim", "maskfeat"]
+NAMES = ["simmim", "maskfeat", "beit"]
 PATCH, ROWS, COLUMNS = 8, 4, 6
 
 
@@ -160,13 +160,15 @@ def test_state_is_all_that_is_needed_to_go_on(name):
 
 
 def test_defaults():
-    simmim, maskfeat = tiny("simmim"), tiny("maskfeat")
-    for model in (simmim, maskfeat):
+    simmim, maskfeat, beit = (tiny(name) for name in NAMES)
+    for model in (simmim, maskfeat, beit):
         assert (model.masked, model.batch_coupled, model.views()) == (True, False, None)
         assert model.arguments["mask_tokens"] == "encoder"
         assert model.trained_encoder() is model.encoder
     assert (simmim.mask, simmim.mask_ratio, simmim.mask_unit) == ("unit", 0.6, 2)
     assert (maskfeat.mask, maskfeat.mask_ratio, maskfeat.predicts.width) == ("block", 0.4, 27)
+    assert (beit.mask, beit.mask_ratio, beit.predicts.width) == ("block", 0.4, 512)
+    assert num_kept(196, 0.38) == 121, "recipe: 75 hidden"
     assert (num_kept(196, 0.612), num_kept(196, 0.397)) == (76, 118), "recipes: 120 and 78 hidden"
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from openmae.errors import UsageError
+from openmae.methods.tokenizer import Tokenizer
+from openmae.models.encoder import Encoder, build_vit
+from openmae.models.patches import patchify
 from openmae.targets.tokens import Tokens
 
 
@@ -45,3 +49,63 @@ def test_the_constant_predictor_has_the_logarithm_of_the_codes():
 def test_impossible():
     with pytest.raises(UsageError, match="kmeans, vqvae"):
         Tokens((2, 2), 3, kind="bpe")
+
+
+def encoder(**more: Any) -> Encoder:
+    given = {"mean": (0.2, 0.5, 0.6), "std": (0.3, 0.25, 0.2), "bands": (), "value_range": None}
+    create = {"model_name": "vit_tiny_patch16_224", "num_classes": 0, "in_chans": 3}
+    create |= {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    given |= more
+    create["in_chans"] = len(given["mean"])
+    return Encoder(build_vit(create), given["mean"], given["std"], create, given["value_range"],
+                   given["bands"])  # fmt: skip
+
+
+def tokenizer(**more: Any) -> Tokenizer:
+    given = {"patch_size": 4, "in_chans": 3, "mean": (0.4,) * 3, "std": (0.1, 0.2, 0.3)}
+    return Tokenizer(**(given | {"codes": 40} | more))
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "vqvae"])
+def test_tokens_are_those_of_the_tokenizer_whatever_the_normalisation(kind):
+    model, reader = tokenizer(kind=kind, width=4, hidden=8).double(), encoder().double()
+    made = Tokens.of(reader, tokenizer="t", **Tokens.arguments_from(model)).double()
+    made.load_parts(model)
+    images = torch.randint(0, 256, (9, 3, 8, 8), generator=torch.manual_seed(0)).to(torch.uint8)
+    patches = patchify(reader.normalize(images), (4, 4))
+    want = model(images)["tokens"]
+    assert torch.equal(made.values(patches, images, want), want)
+    assert len(want.unique()) > 5
+    assert not torch.equal(made.codebook.ids(patches), want), "it is converted"
+
+
+def test_one_normalisation_changes_no_bit():
+    scale = {"mean": (0.2, 0.5, 0.6), "std": (0.3, 0.25, 0.2)}
+    made = Tokens.of(encoder(), **Tokens.arguments_from(tokenizer(**scale)))
+    patches = torch.randn(2, 4, 48, generator=torch.manual_seed(0))
+    assert torch.equal(made.seen(patches), patches)
+
+
+def test_a_tokenizer_that_does_not_fit():
+    for more, told in [
+        ({"patch_size": (4, 8)}, "patches of 4x8, this model of 4x4. Use --patch-size 4 8"),
+        ({"in_chans": 1, "mean": (0.5,), "std": (0.5,)}, "reads 1 channels, this model 3"),
+        ({"value_range": (0, 4095)}, "made for values 0:4095, this model for 8-bit values"),
+        ({"bands": (2, 1, 0)}, "of bands 3 2 1"),
+    ]:
+        arguments = Tokens.arguments_from(tokenizer(**more))
+        with pytest.raises(UsageError, match="target tokens: the tokenizer") as found:
+            Tokens.of(encoder(), **arguments)
+        assert told in str(found.value)
+    with pytest.raises(UsageError, match="a model of another kind"):
+        Tokens.arguments_from(encoder())
+    arguments = {**Tokens.arguments_from(tokenizer()), "codes": 7}
+    with pytest.raises(UsageError, match="codes, kind, width and hidden are those"):
+        Tokens.of(encoder(), **arguments).load_parts(tokenizer())
+
+
+def test_perplexity_of_a_batch():
+    target = Tokens((2, 2), 3, codes=8)
+    for ids, want in ([[0, 5], [5, 0]], 2.0), ([[1, 1], [1, 1]], 1.0):
+        told = target.notes(torch.tensor(ids))["token_perplexity"]
+        assert float(told) == pytest.approx(want)

@@ -8,14 +8,17 @@ from typing import Literal
 from openmae.config.base import Settings, setting
 from openmae.config.training import MODEL
 
-TargetName = Literal["norm_pixels", "pixels", "pca", "hog", "features"]
+TargetName = Literal["norm_pixels", "pixels", "pca", "hog", "features", "tokens"]
 
 
 class TargetOptions(Settings):
     """What is predicted, and how."""
 
     target_args: tuple[str, ...] = setting(
-        (), "of the target: components=96 (pca), cell=8 bins=9 (hog)", MODEL, "fixed"
+        (),
+        "components=96 (pca), cell=8 bins=9 (hog), teacher=RUN (features), tokenizer=RUN (tokens)",
+        MODEL,
+        "fixed",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from openmae.methods.beit import BEiT
 from openmae.methods.byol import BYOL
 from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
@@ -16,8 +17,8 @@ from openmae.methods.mocov3 import MoCoV3
 from openmae.methods.segment import Segmenter
 from openmae.methods.simclr import SimCLR
 from openmae.methods.simmim import SimMIM
-
 from openmae.methods.tokenizer import Tokenizer
+
 METHODS: dict[str, type[nn.Module]] = {
     "mae": MAE,
     "simclr": SimCLR,
@@ -26,9 +27,10 @@ METHODS: dict[str, type[nn.Module]] = {
     "dino": DINO,
     "simmim": SimMIM,
     "maskfeat": MaskFeat,
+    "beit": BEiT,
+    "tokenizer": Tokenizer,
     "classify": Classifier,
     "detect": Detector,
-    "tokenizer": Tokenizer,
     "segment": Segmenter,
 }
 

@@ -9,6 +9,7 @@ from openmae.targets.features import Features
 from openmae.targets.hog import HOG
 from openmae.targets.pca import PCA
 from openmae.targets.pixels import NormPixels, Pixels
+from openmae.targets.tokens import Tokens
 
 TARGETS: dict[str, type[Target]] = {
     "pixels": Pixels,
@@ -16,4 +17,5 @@ TARGETS: dict[str, type[Target]] = {
     "pca": PCA,
     "hog": HOG,
     "features": Features,
+    "tokens": Tokens,
 }

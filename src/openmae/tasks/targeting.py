@@ -17,11 +17,15 @@ from openmae.models.patches import patchify
 from openmae.targets import TARGETS
 from openmae.targets.features import EMA
 from openmae.targets.pca import PCA
+from openmae.targets.tokens import Tokens
 from openmae.tasks.namedvalues import named_values
 from openmae.weights import Loaded, load_any
 
 IMAGES, PATCHES = 512, 20_000
 """How many images the basis of a PCA target is made of, and at most how many of their patches."""
+
+ROUNDS = 10
+"""Of the k-means of tokens that have no tokenizer."""
 
 
 def target_arguments(
@@ -99,11 +103,14 @@ def learn_target(method: Base, source: Source, transform: Transform, seed: int) 
     same. A continued run has the result in its checkpoint.
     """
     target = getattr(method, "predicts", None)
-    if not isinstance(target, PCA):
+    ready = isinstance(target, Tokens) and target.tokenizer
+    if not isinstance(target, PCA | Tokens) or ready:
         return None
     encoder, images = method.encoder, first_images(source, transform, seed)
     with torch.no_grad():
         some = spaced(patchify(encoder.normalize(images), encoder.patch))
+    if isinstance(target, Tokens):
+        return _first_codes(target, some, len(images))
     target.fit(some)
     share = kept_variance(target, some)
     return (
@@ -123,6 +130,35 @@ def spaced(patches: torch.Tensor) -> torch.Tensor:
     """At most 20,000 of patches (N, L, W), evenly spaced: (M, W)."""
     found = patches.flatten(0, 1)
     return found[:: -(-len(found) // PATCHES)]
+
+
+def _first_codes(target: Tokens, patches: torch.Tensor, images: int) -> str:
+    """Codes by a short k-means of patches (N, W): what tokens are made of without a tokenizer.
+
+    Raises:
+        UsageError: a kind that must be trained, or fewer different patches than codes.
+    """
+    from sklearn.cluster import KMeans
+
+    codes, goal = target.width, target.goal(patches)
+    count = len(goal.unique(dim=0))
+    if target.codebook.kind != "kmeans":
+        raise UsageError(
+            f"--target-args kind={target.codebook.kind} must be trained first: openmae tokenize"
+            " DATA --kind vqvae --out runs/tokenizer, then --target-args tokenizer=runs/tokenizer"
+        )
+    if count < codes:
+        raise UsageError(
+            f"target tokens: {codes} codes, but only {count} different patches in {images} images."
+            f" Fewer: --target-args codes={max(2, count // 8)}"
+        )
+    found = KMeans(codes, init="random", n_init=1, max_iter=ROUNDS, random_state=0).fit(goal)
+    target.fit(torch.from_numpy(found.cluster_centers_).to(goal.dtype))
+    error, fill = found.inertia_ / goal.numel(), float(goal.square().mean())
+    return (
+        f"target tokens: {codes} codes, k-means of {len(goal):,} patches of {images} images (error"
+        f" {error:.3f}, of a mean fill {fill:.3f}). Trained ones: openmae tokenize"
+    )
 
 
 def kept_variance(target: PCA, patches: torch.Tensor) -> float:
