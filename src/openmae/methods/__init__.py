@@ -11,6 +11,7 @@ from openmae.methods.byol import BYOL
 from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
 from openmae.methods.dino import DINO
+from openmae.methods.ibot import IBOT
 from openmae.methods.mae import MAE
 from openmae.methods.maskfeat import MaskFeat
 from openmae.methods.mocov3 import MoCoV3
@@ -25,6 +26,7 @@ METHODS: dict[str, type[nn.Module]] = {
     "byol": BYOL,
     "mocov3": MoCoV3,
     "dino": DINO,
+    "ibot": IBOT,
     "simmim": SimMIM,
     "maskfeat": MaskFeat,
     "beit": BEiT,

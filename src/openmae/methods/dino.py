@@ -7,6 +7,7 @@ B images of this rank, V views, D width of the encoder, K prototypes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -148,50 +149,69 @@ class DINO(Base):
         Raises:
             ValueError: another number of large views, or drop path without `rand`.
         """
+        crops = self.crops(batch, rand)
+        self.drop(crops.draws[:, :2])
+        features = class_token(self.encoder, crops.large)
+        with torch.no_grad():
+            theirs = self.teacher.projector(class_token(self.teacher.encoder, crops.large))
+        loss, doubt = self.class_loss(crops, features, theirs)
+        return result(loss, features) | {"teacher_entropy": doubt}
+
+    def crops(self, batch: Mapping[str, Any], rand: Randomness | None) -> Crops:
+        """The crops of a batch; the last layer is frozen or not from here on."""
         images, local = batch["image"], batch.get("local")
         if images.ndim != 5 or images.shape[1] != 2:
             raise ValueError(f"two large views are needed, not {tuple(images.shape)}")
         progress = 0.0 if rand is None else rand.progress
         self.head.frozen = progress < self.arguments["freeze"]
         views = 2 + (0 if local is None else local.shape[1])
-        draws = self._draws(len(images), views, rand, images.device)
-        large = images.transpose(0, 1).flatten(0, 1)
-        features = self._student(large, draws[:, :2])
+        return Crops(
+            images.transpose(0, 1).flatten(0, 1),
+            None if local is None else local.transpose(0, 1).flatten(0, 1),
+            views,
+            self._draws(len(images), views, rand, images.device),
+            progress,
+        )
+
+    def class_loss(self, crops: Crops, features: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """From the student's class tokens (2 B, D) of the large crops and what the teacher says of
+        them (2 B, K): the loss (B,) of all crops, and the entropy of the teacher (0-dim).
+        """
         logits = [self.head(features)]
-        if local is not None:
-            small = local.transpose(0, 1).flatten(0, 1)
-            logits.append(self.head(self._student(small, draws[:, 2:])))
-        said = wide(torch.cat(logits)).unflatten(0, (views, -1))
+        if crops.small is not None:
+            self.drop(crops.draws[:, 2:])
+            logits.append(self.head(class_token(self.encoder, crops.small, self.tables)))
+        said = wide(torch.cat(logits)).unflatten(0, (crops.views, -1))
+        theirs = wide(theirs).unflatten(0, (2, -1))
         with torch.no_grad():
-            theirs = self.teacher.projector(class_token(self.teacher.encoder, large))
-            theirs = wide(theirs).unflatten(0, (2, -1))
             self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
-        temperature = self.teacher_temperature(progress)
+        temperature = self.teacher_temperature(crops.progress)
         with full_precision(said):
             wanted = ((theirs - self.center) / temperature).softmax(-1)
             loss = cross_entropy(said, wanted, self.arguments["student_temp"])
-        return result(loss, features) | {
-            "teacher_entropy": torch.special.entr(wanted).sum(-1).mean()
-        }
+        return loss, entropy(wanted)
 
-    def teacher_temperature(self, progress: float) -> float:
-        """At a share of the run."""
+    def teacher_temperature(self, progress: float, of: str = "teacher_temp") -> float:
+        """At a share of the run; `of` is the argument that holds its end."""
         told = self.arguments
-        start, end = told["teacher_temp_start"], told["teacher_temp"]
+        start, end = told[f"{of}_start"], told[of]
         share = min(1.0, progress / told["warmup"]) if told["warmup"] else 1.0
         return float(start + (end - start) * share)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Move the teacher and the centre."""
         self.teacher.follow(self.encoder, self.head, rand, skipped)
-        share = 1 - self.arguments["center_momentum"]
-        moved = torch.lerp(self.center, self.batch_center, share)
-        self.center.copy_(torch.where(skipped.bool(), self.center, moved))
+        self.move(self.center, self.batch_center, skipped)
 
-    def _student(self, images: Tensor, draws: Tensor) -> Tensor:
+    def move(self, center: Tensor, towards: Tensor, skipped: Tensor) -> None:
+        """Move a centre (K,), unless the step was skipped."""
+        moved = torch.lerp(center, towards, 1 - self.arguments["center_momentum"])
+        center.copy_(torch.where(skipped.bool(), center, moved))
+
+    def drop(self, draws: Tensor) -> None:
+        """Which paths the student drops in its next crops, by their draws (B, V, paths)."""
         for at, path in enumerate(self.paths):
             path.draw = draws[:, :, at].T.flatten() if self.training else None
-        return class_token(self.encoder, images, self.tables)
 
     def _draws(
         self, rows: int, views: int, rand: Randomness | None, device: torch.device
@@ -201,6 +221,25 @@ class DINO(Base):
         if rand is None:
             raise ValueError("drop_path > 0 needs the randomness of the step")
         return rand.uniform("drop-path", (rows, views, len(self.paths))).to(device)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Of a batch: large crops (2 B, C, H, W), small ones ((V - 2) B, C, h, w) if there are any, all
+    of one view after the other; V; the draws of the dropped paths (B, V, paths); the share of the
+    run that is done.
+    """
+
+    large: Tensor
+    small: Tensor | None
+    views: int
+    draws: Tensor
+    progress: float
+
+
+def entropy(shares: Tensor) -> Tensor:
+    """The mean entropy of distributions (..., K), 0-dim."""
+    return torch.special.entr(shares).sum(-1).mean()
 
 
 def class_token(encoder: Encoder, images: Tensor, tables: GridTables | None = None) -> Tensor:

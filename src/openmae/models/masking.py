@@ -59,6 +59,12 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
     are hidden.
     """
     length = grid[0] * grid[1]
+    return blocks(grid, uniform, batch, length - num_kept(length, ratio))
+
+
+def blocks(grid: tuple[int, int], uniform: Uniform, batch: int, hidden: int | Tensor) -> Tensor:
+    """`block` for a number of hidden patches, or one for each sample (B,), which may be 0."""
+    length = grid[0] * grid[1]
     smallest = length * 16 / 196
 
     def size(draws: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +74,7 @@ def block(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> 
 
     noise = uniform("mask", (batch, length))
     draws = uniform("mask-blocks", (batch, MOST_RECTANGLES, 4)).double()
-    return _in_turn(grid, draws, length - num_kept(length, ratio), size) + noise
+    return _in_turn(grid, draws, hidden, size) + noise
 
 
 def multiblock(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float) -> Tensor:
@@ -91,11 +97,11 @@ def multiblock(grid: tuple[int, int], uniform: Uniform, batch: int, ratio: float
 def _in_turn(
     grid: tuple[int, int],
     draws: Tensor,
-    hidden: int,
+    hidden: int | Tensor,
     size: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """Rectangles until `hidden` patches are covered: the rank of each patch (B, L), 0 for none,
-    else the earlier the larger.
+    """Rectangles until `hidden` patches (of all, or of each (B,)) are covered: the rank of a patch
+    (B, L), 0 for none, else the earlier the larger.
 
     `draws` (B, rectangles, 4) places them; `size` makes area and aspect (B,) of the draws of one
     (B, 4) and of how many patches are still to be covered (B,).

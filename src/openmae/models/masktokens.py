@@ -44,9 +44,24 @@ def encode_masked_plain(
     """The plain formulation, in the grid's order: embed all patches of the images (B, C, H, W), put
     the token where they are hidden -> (B, P + L, D).
     """
+    (p, q), (height, width) = encoder.patch, images.shape[-2:]
+    length = (height // p) * (width // q)
+    away = torch.zeros(len(hidden), length, dtype=torch.bool, device=hidden.device)
+    away = away.scatter(1, hidden, True)
+    return encode_where(encoder, images, away, mask_token, positions, fuse)
+
+
+def encode_where(
+    encoder: Encoder,
+    images: Tensor,
+    away: Tensor,
+    mask_token: Tensor,
+    positions: Tensor | None = None,
+    fuse: Fuse | None = None,
+) -> Tensor:
+    """The same for any number of hidden patches of each image: where `away` (B, L) is true."""
     embed = encoder.vit.patch_embed
     x = embed.norm(embed.proj(encoder.normalize(images)).flatten(2).transpose(1, 2))
-    away = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, hidden, True)
     x = torch.where(away[..., None], mask_token.to(x.dtype), x)
     every = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     return encoder._transform(x, every, positions, fuse)
