@@ -20,7 +20,7 @@ STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1)
 HEADS = ("--method-args", "hidden=16", "out=8")
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "mocov3", "dino"])
+@pytest.mark.parametrize("name", ["simclr", "byol", "mocov3", "dino", "ibot"])
 def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path, logged):
     words = ("--method", name, *SMALL, *RUN, *STEPS, *HEADS)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
