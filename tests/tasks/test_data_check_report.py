@@ -127,6 +127,7 @@ def test_hostile_names_are_text(tmp_path):
     assert not {"script", "img", "iframe", "link", "object", "svg"} & set(page.tags)
     assert page.tags.count("b") == text.count("<b>")
     allowed = {"lang", "charset", "http-equiv", "content", "name", "class", "style", "scope"}
+    allowed |= {"tabindex", "role", "aria-label"}
     assert page.attributes.keys() <= allowed
     for name in HOSTILE[:4]:
         assert f"{name}.png" in page.text

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openmae.report.surveystyle import STYLE
+from openmae.report.html import frame, grid, picture, section, text
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _COSTS = (
     ("loss", "loss", "{:.4f}"), ("images_seen", "images", "{:,.0f}"), ("seconds", "s", "{:,.0f}"),
     ("images_per_s", "img/s", "{:,.0f}"), ("gflop_per_image", "GFLOP/img", "{:.3g}"),
@@ -97,11 +94,7 @@ def _floors(axes: Any, table: Mapping[str, Any], key: str) -> None:
 
 def page(table: Mapping[str, Any], pictures: Sequence[bytes], command: str) -> str:
     """The whole page."""
-    title = text(table["title"])
-    images = "".join(
-        f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(p).decode()}">'
-        for p in pictures
-    )
+    images = "".join(picture(p, "plot: its numbers are in the table above") for p in pictures)
     seeds = ", ".join(map(str, table["seeds"]))
     about = f"{text(table['data'])}, {text(table['budget'])} a run, seeds {text(seeds)}."
     parts = [
@@ -111,42 +104,8 @@ def page(table: Mapping[str, Any], pictures: Sequence[bytes], command: str) -> s
         section("How this was made", _how(table)),
         *(section(head, body) for head, body in table.get("sections", ())),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>{title}</title>\n'
-        f"<style>{STYLE}{_MORE}</style></head>\n<body><main><header><h1>{title}</h1>\n"
-        f"<p>{about} Written by <code>{command}</code>.</p></header>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
-
-
-def text(value: object) -> str:
-    """Harmless in HTML; what cannot be seen is spelt out."""
-    plain = str(value).encode("utf-8", "backslashreplace").decode()
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
-    return html.escape(shown, quote=True)
-
-
-def section(head: str, body: str) -> str:
-    """A part of the page, or nothing."""
-    return f"<section><h2>{text(head)}</h2>{body}</section>" if body else ""
-
-
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
-    """A table whose last `numbers` columns stand on the right; cells are HTML already."""
-    words = len(heads) - numbers
-    marks = ["n" if i >= words else "k" for i in range(len(heads))]
-    top = "".join(f'<th class="{m}">{text(h)}</th>' for m, h in zip(marks, heads, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{m}">{c}</td>' for m, c in zip(marks, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )  # fmt: skip
-    whole = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{whole}</table></div>'
+    lead = f"<p>{about} Written by <code>{text(command)}</code>.</p>"
+    return frame(str(table["title"]), lead, "\n".join(parts), _MORE)
 
 
 def scores_table(table: Mapping[str, Any]) -> str:
@@ -169,7 +128,7 @@ def scores_table(table: Mapping[str, Any]) -> str:
             own = line["scores"].get(score["key"])
             cells += _score_cells(own, own["n"]) if own else ["", "", "", ""]
         rows.append(cells)
-    return grid(heads, rows, 0)
+    return grid(heads, rows, 0, "scores")
 
 
 def _score_cells(own: Mapping[str, Any], planned: int) -> list[str]:
@@ -192,7 +151,7 @@ def costs_table(table: Mapping[str, Any]) -> str:
             value = value / 1e6 if name == "parameters" and value is not None else value
             cells.append("-" if value is None else form.format(value))
         rows.append(cells)
-    return grid(heads, rows, len(_COSTS))
+    return grid(heads, rows, len(_COSTS), "costs")
 
 
 def _unfinished(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -204,7 +163,7 @@ def _unfinished(cells: Sequence[Mapping[str, Any]]) -> str:
         for one in cells
     ]  # fmt: skip
     words = f"<p><b>{len(cells)} runs are not finished</b> and left out of the means.</p>"
-    return words + grid(("run", "seed", "state", "reason"), rows, 0)
+    return words + grid(("run", "seed", "state", "reason"), rows, 0, "unfinished runs")
 
 
 def _how(table: Mapping[str, Any]) -> str:

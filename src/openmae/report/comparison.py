@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openmae.report.ablation import grid, panels_of, png, text
+from openmae.report.ablation import panels_of, png
+from openmae.report.html import grid, text
 
 _COLOURS = ("#1f5fa8", "#c4501b", "#3b7d3b", "#7a4fa3", "#8a5a00", "#0f8a8a", "#b3266d", "#555b60")
 _AXES = (("operations", "10^12 operations of pretraining a run"), ("minutes", "minutes a run"))
@@ -99,4 +100,4 @@ def table_of_differences(found: Mapping[str, Mapping[str, str]]) -> str:
         [text(setting), *(text(values.get(n, "-")) for n in names)]
         for setting, values in found.items()
     ]
-    return grid(["setting", *names], rows, 0)
+    return grid(["setting", *names], rows, 0, "settings that differ", named=True)

@@ -1,67 +1,49 @@
 """The page of `openmae data check`: one file, no script, nothing loaded from elsewhere.
 
-Names of files and classes are hostile text: everything goes through `_text`.
+Names of files and classes are hostile text: everything goes through `html.text`.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from openmae.report.surveystyle import STYLE
+from openmae.report.html import cards, frame, grid, scrolled, section, text
 
 _MOST = 500  # lines of a list; the files beside the page have all
 _CLASSES = 40
-_WRAP = ("path", "is like", "reason")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def page(found: Mapping[str, Any]) -> str:
     """The whole page, from what `openmae.data.findings` found, with twins and a command."""
-    name = _text(found["data"])
+    name = text(found["data"])
     parts = [
         _cards(found),
-        _section("How to begin", f"<pre><code>{_text(found['command'])}</code></pre>"),
-        _section("Sizes", _sizes(found["sizes"])),
-        _section("Values", _values(found)),
-        _section("Classes", _classes(found["classes"])),
-        _section("Files that cannot be read", _bad(found["bad"])),
-        _section("Files to look at", _odd(found)),
-        _section("Twins within the set", _pairs(found["duplicates"]["pairs"], "duplicates.csv")),
+        section("How to begin", f"<pre><code>{text(found['command'])}</code></pre>"),
+        section("Sizes", _sizes(found["sizes"])),
+        section("Values", _values(found)),
+        section("Classes", _classes(found["classes"])),
+        section("Files that cannot be read", _bad(found["bad"])),
+        section("Files to look at", _odd(found)),
+        section("Twins within the set", _pairs(found["duplicates"]["pairs"], "duplicates.csv")),
     ]
     if "leakage" in found:
-        against = _text(found["leakage"]["against"])
+        against = text(found["leakage"]["against"])
         words = f"<p>Images of <b>{against}</b> that are in <b>{name}</b> too.</p>"
         table = _pairs(found["leakage"]["pairs"], "leakage.csv")
-        parts.insert(2, _section("Leakage between two sets", words + table))
+        parts.insert(2, section("Leakage between two sets", words + table))
     looked = "" if found["looked"] == found["n"] else f", {found['looked']:,} of them looked at"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>Data check: {name}</title>\n'
-        f"<style>{STYLE}</style></head>\n<body><main><header><h1>{name}</h1>\n"
+    lead = (
         f"<p>{found['n']:,} images{looked}. Written by <code>openmae data check</code>; the data"
-        " were only read.</p></header>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+        " were only read.</p>"
     )
-
-
-def _text(value: object) -> str:
-    """Harmless in HTML, also in an attribute; what is no UTF-8 or cannot be seen is spelt out."""
-    plain = str(value).encode("utf-8", "backslashreplace").decode()
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
-    return html.escape(shown, quote=True)
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+    return frame(str(found["data"]), lead, "\n".join(parts), kind="Data check")
 
 
 def _cards(found: Mapping[str, Any]) -> str:
     twins = found["duplicates"]
     odd = sum(len(one["paths"]) for one in found["odd"].values())
-    cards = [
+    told = [
         ("can be read", found["readable"], ""),
         ("cannot be read", len(found["bad"]), "bad" if found["bad"] else ""),
         ("same file as another", twins["exact"], "warn" if twins["exact"] else ""),
@@ -72,12 +54,8 @@ def _cards(found: Mapping[str, Any]) -> str:
     ]
     if "leakage" in found:
         count = found["leakage"]["exact"] + found["leakage"]["near"]
-        cards.insert(2, ("in both sets", count, "bad" if count else ""))
-    body = "".join(
-        f'<div class="card {mark}"><b>{count:,}</b><span>{words}</span></div>'
-        for words, count, mark in cards
-    )
-    return f'<div class="cards">{body}</div>'
+        told.insert(2, ("in both sets", count, "bad" if count else ""))
+    return cards([(words, f"{count:,}", mark) for words, count, mark in told])
 
 
 def _bars(rows: Iterable[tuple[str, int]]) -> str:
@@ -85,31 +63,17 @@ def _bars(rows: Iterable[tuple[str, int]]) -> str:
     listed = list(rows)
     most = max((count for _, count in listed), default=1) or 1
     lines = "".join(
-        f'<tr><th scope="row">{_text(label)}</th><td class="bar"><div style="width:'
+        f'<tr><th scope="row">{text(label)}</th><td class="bar"><div style="width:'
         f'{100 * count / most:.2f}%"></div></td><td class="n">{count:,}</td></tr>'
         for label, count in listed
     )
-    return f'<div class="scroll"><table class="bars">{lines}</table></div>'
+    return scrolled(f'<table class="bars">{lines}</table>')
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> str:
-    """`numbers` columns at the end stand on the right; long words of `_WRAP` columns are broken."""
-    words = len(heads) - numbers
-    marks = ["w" if h in _WRAP else "n" if i >= words else "k" for i, h in enumerate(heads)]
-    top = "".join(
-        f'<th class="{mark}">{_text(h)}</th>' for mark, h in zip(marks, heads, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="{mark}">{_text(value)}</td>'
-            for mark, value in zip(marks, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows[:_MOST]
-    )
-    whole = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{whole}</table></div>'
+    """`numbers` columns at the end stand on the right; the first lines of long lists."""
+    cells = [[text(value) for value in row] for row in rows[:_MOST]]
+    return grid(heads, cells, numbers)
 
 
 def _more(count: int, file: str) -> str:
@@ -154,7 +118,7 @@ def _values(found: Mapping[str, Any]) -> str:
         plural = "" if group["channels"] == 1 else "s"
         title = f"{group['count']:,} with {group['channels']} channel{plural} {group['type']}"
         heads = ("channel", "least", "most", "mean", "deviation")
-        blocks.append(f"<div><h3>{_text(title + missing)}</h3>{_table(heads, rows, 4)}</div>")
+        blocks.append(f"<div><h3>{text(title + missing)}</h3>{_table(heads, rows, 4)}</div>")
     counts = [
         f"<div><h3>{title}</h3>{_bars(found[key].items())}</div>"
         for title, key in (("Formats", "formats"), ("Modes", "modes"))
@@ -203,8 +167,8 @@ def _odd(found: Mapping[str, Any]) -> str:
         *((one["what"], one["paths"]) for one in found["odd"].values()),
     ]
     blocks = [
-        f"<details><summary>{_text(words)} <b>{len(paths):,}</b></summary><ul>"
-        + "".join(f"<li>{_text(path)}</li>" for path in paths[:_MOST])
+        f"<details><summary>{text(words)} <b>{len(paths):,}</b></summary><ul>"
+        + "".join(f"<li>{text(path)}</li>" for path in paths[:_MOST])
         + f"</ul>{_more(len(paths), 'report.json')}</details>"
         for words, paths in lists
         if paths

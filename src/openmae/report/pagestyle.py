@@ -1,4 +1,4 @@
-"""How the page of `openmae data check` looks, by day and by night, on wide and narrow screens."""
+"""How pages look, by day and by night, on wide and narrow screens, and on paper."""
 
 STYLE = """
 :root { color-scheme: light dark; --back: #f7f7f5; --card: #fff; --text: #1d1f21; --soft: #5c6166;
@@ -33,6 +33,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); }
+tbody th { font-weight: 400; }
+:focus-visible { outline: 2px solid var(--bar); outline-offset: 2px; }
 .w { overflow-wrap: anywhere; min-width: 7rem; }
 .k { white-space: nowrap; }
 thead th { position: sticky; top: 0; background: var(--card); color: var(--soft);
@@ -58,5 +60,7 @@ li { overflow-wrap: anywhere; }
 @media (max-width: 30rem) { main { padding: 1rem .7rem 2rem; } section { padding: .8rem; }
   .cards { grid-template-columns: repeat(2, 1fr); }
   table { font-size: .82rem; } td.n, th.n { padding-left: .4rem; } .bars th { max-width: 8rem; } }
-@media print { .scroll, ul { max-height: none; overflow: visible; } }
+@media print { .scroll, ul { max-height: none; overflow: visible; }
+  :root { --back: #fff; --card: #fff; --text: #000; --soft: #444; --line: #ccc; --bar: #1f5fa8; }
+  section, .card, figure { break-inside: avoid; } }
 """
