@@ -17,11 +17,11 @@ from openmae.models.codebook import Codebook, perplexity
 from openmae.models.gathering import all_rows, all_sum
 from openmae.models.patches import patchify, take
 
-MEMORY = 0.98
+MEMORY = 0.9
 """Of the moving average of how often a code is used."""
 
 UNUSED = 0.1
-"""A code is unused below this share of an equal use: after 115 steps in which no patch had it."""
+"""A code is unused below this share of an equal use: after 22 steps in which no patch had it."""
 
 MOVES_UNTIL = 0.8
 """Share of the run in which unused codes are moved; then the others settle."""
