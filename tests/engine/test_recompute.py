@@ -10,6 +10,8 @@ from test_memory import _kept
 from tiny_options import TINY_MAE
 
 from openmae.engine.parallel import recompute
+from openmae.methods.dino import DINO
+from openmae.methods.ibot import IBOT
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.tasks.account import need_of
@@ -44,6 +46,24 @@ def test_loss_and_gradients_have_the_same_bits(decoder):
     assert torch.equal(*losses)
     for (name, one), two in zip(plain.named_parameters(), again.parameters(), strict=True):
         assert (one.grad is None) == (two.grad is None), name
+        assert one.grad is None or torch.equal(one.grad, two.grad), name
+
+
+@pytest.mark.parametrize("method", [DINO, IBOT])
+def test_each_pass_of_a_step_has_its_own_dropped_paths(method):
+    """Large crops, then small ones, of as many rows: both run again after both were drawn."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 16, "depth": 3, "num_heads": 2}
+    plain = method(
+        encoder="vit_tiny_patch16_224", image_size=8, patch_size=2, encoder_args=sizes,
+        drop_path=0.5, local_crops=2, local_size=4, out=16, hidden=16, bottleneck=8,
+    ).train()  # fmt: skip
+    again = copy.deepcopy(plain)
+    recompute(again)
+    batch = plain.example(torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    for model in (plain, again):
+        model(batch, RAND)["loss"].backward()
+    for (name, one), two in zip(plain.named_parameters(), again.parameters(), strict=True):
         assert one.grad is None or torch.equal(one.grad, two.grad), name
 
 

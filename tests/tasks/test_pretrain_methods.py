@@ -22,7 +22,7 @@ HEADS = ("--method-args", "hidden=16", "out=8")
 
 @pytest.mark.parametrize("name", ["simclr", "byol", "mocov3", "dino", "ibot"])
 def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path, logged):
-    words = ("--method", name, *SMALL, *RUN, *STEPS, *HEADS)
+    words = ("--method", name, *SMALL, *RUN, *STEPS, *HEADS, "--weight-decay-end", 0.4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     said = cli("pretrain", photos, "--out", whole, *words)
     assert said.code == 0, said.err

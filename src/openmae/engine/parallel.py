@@ -46,17 +46,32 @@ def choose_layout(asked: str, parameters: int, world: World) -> str:
 
 
 def recompute(method: nn.Module) -> None:
-    """Blocks keep their inputs alone and run again in the backward pass, in place. Nothing in them
-    is random, so that loss and gradients stay the same to the bit.
+    """Blocks keep their inputs alone and run again in the backward pass, in place. What is random
+    in them was drawn before, so that loss and gradients stay the same to the bit.
     """
     for block in method.blocks():  # type: ignore[operator]
-        block.forward = partial(_again, block.forward)
+        block.forward = partial(_again, block, block.forward)
 
 
-def _again(forward: Forward, *values: Any, **named: Any) -> Any:
+def _again(block: nn.Module, forward: Forward, *values: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*values, **named)
-    return checkpoint(forward, *values, use_reentrant=False, preserve_rng_state=False, **named)
+    run = forward if torch.compiler.is_compiling() else _with_draws(block, forward)
+    return checkpoint(run, *values, use_reentrant=False, preserve_rng_state=False, **named)
+
+
+def _with_draws(block: nn.Module, forward: Forward) -> Forward:
+    """The forward pass with the paths dropped that are dropped now: by the time it runs again,
+    another pass of the same step may have set its own. (Graphs keep what they read.)
+    """
+    draws = [(m, m.draw) for m in block.modules() if getattr(m, "draw", None) is not None]
+
+    def run(*values: Any, **named: Any) -> Any:
+        for path, draw in draws:
+            path.draw = draw
+        return forward(*values, **named)
+
+    return run if draws else forward
 
 
 def parallelize(
