@@ -40,6 +40,8 @@ GOOD = {
     "augment": ("none", "fixed", "crop", "jitter"),
     "mask_ratio": ("0.75", "75", "0.95", "0.05", "0.8"),
     "target": ("pixels", "norm_pixels", "hog", "pca", "features", "tokens", "hogs"),
+    "channel_groups": ("1", "1 2-3", "1,2", "x"),
+    "group_masks": ("same", "independent", "other"),
     "method": ("mae", "simclr", "byol", "beit", "simcl"),
     "method_args": ("hidden=8", "out=4", "temperature=x", "out"),
     "target_args": (

@@ -27,6 +27,7 @@ OTHER = {
     "init": "x.safetensors",
     "mask_unit": 2, "mask_ratio_end": 0.5, "mask_tokens": "encoder", "registers": 1,
     "uniformity": 0.01, "target_args": ("components=3",), "augment": "jitter",
+    "channel_groups": ("1",), "group_masks": "same",
     "method": "simclr", "method_args": ("temperature=0.1",),
     "epochs": 2.0, "steps": 48, "batch_size": 32, "micro_batch": 8, "lr": 1e-3, "min_lr": 1e-6,
     "warmup_epochs": 3.0, "weight_decay": 0.1, "betas": (0.9, 0.999), "clip": 1.0, "ema": 0.5,

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import field_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting, shown
+from openmae.config.groupoptions import GroupOptions
 from openmae.config.images import ImagesConfig
 from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
 from openmae.config.methodoptions import MethodOptions
@@ -23,7 +24,7 @@ _OF_THE_METHOD = (
 """What a recipe of one method says of it, and not to another."""
 
 
-class PretrainConfig(MethodOptions, TargetOptions, MaskOptions, ImagesConfig):
+class PretrainConfig(GroupOptions, MethodOptions, TargetOptions, MaskOptions, ImagesConfig):
     """Pretrain a masked autoencoder on a folder of images. Labels are never needed."""
 
     parts_of: ClassVar = {

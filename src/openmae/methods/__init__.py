@@ -11,6 +11,7 @@ from openmae.methods.byol import BYOL
 from openmae.methods.classify import Classifier
 from openmae.methods.detect import Detector
 from openmae.methods.dino import DINO
+from openmae.methods.groupedmae import GroupedMAE
 from openmae.methods.ibot import IBOT
 from openmae.methods.mae import MAE
 from openmae.methods.maskfeat import MaskFeat
@@ -22,6 +23,7 @@ from openmae.methods.tokenizer import Tokenizer
 
 METHODS: dict[str, type[nn.Module]] = {
     "mae": MAE,
+    "grouped_mae": GroupedMAE,
     "simclr": SimCLR,
     "byol": BYOL,
     "mocov3": MoCoV3,

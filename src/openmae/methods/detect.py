@@ -17,6 +17,7 @@ from openmae.errors import UsageError
 from openmae.methods.base import Randomness, encoder_of, mean_and_std
 from openmae.methods.downstream import Downstream
 from openmae.models import droppath, windows
+from openmae.models.groups import refuse_groups
 from openmae.models.masking import moved
 from openmae.models.proposals import Proposals
 from openmae.models.pyramid import SimplePyramid
@@ -75,6 +76,7 @@ class Detector(Downstream):
         self.encoder = encoder_of(
             encoder, image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands
         )
+        refuse_groups(self.encoder, "detection")
         vit, (patch, across) = self.encoder.vit, self.encoder.patch
         if patch != across or vit.embed_dim % 4:
             raise UsageError("a detector needs square patches and a width that divides by 4")

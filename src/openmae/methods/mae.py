@@ -13,16 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
+from openmae.methods import maeparts
 from openmae.methods.base import Base, Randomness
-from openmae.methods.maeparts import (
-    decoder_of,
-    fusion_of,
-    grids_of,
-    mask_of,
-    spread_out,
-    tables_of,
-    unknown,
-)
+from openmae.methods.maeparts import fusion_of, mask_of, ratio_at, spread_out, unknown
 from openmae.models.initialise import token
 from openmae.models.masking import MASKS, Mask, choose, for_each, moved, num_kept, some_of
 from openmae.models.masktokens import encode_masked, encode_masked_plain
@@ -99,9 +92,9 @@ class MAE(Base):
                 raise ValueError(f"mask_tokens {mask_tokens!r}: should be decoder or encoder")
             inside, size = mask_tokens == "encoder", (decoder_dim, decoder_depth, decoder_heads)
             out = self.predicts.width
-            self.decoder = decoder_of(self.encoder, out, decoder, inside, fusion, size)
-            grids = grids_of(self, decoder)
-            self.encoder_tables, self.decoder_tables = tables_of(self, grids)
+            self.decoder = maeparts.decoder_of(self.encoder, out, decoder, inside, fusion, size)
+            grids = maeparts.grids_of(self, decoder)
+            self.encoder_tables, self.decoder_tables = maeparts.tables_of(self, grids)
             self.encoder.initialise()
             self.decoder.initialise()
             wide = self.encoder.vit.embed_dim
@@ -135,6 +128,11 @@ class MAE(Base):
         kind: Any = TARGETS[name]
         self.predicts: Target = kind.of(self.encoder, **arguments)
         self._target = name
+
+    @property
+    def pictures(self) -> bool:
+        """Whether predictions can be shown."""
+        return self.predicts.pictures
 
     @property
     def mask(self) -> str | Mask:
@@ -218,9 +216,7 @@ class MAE(Base):
         grid = self._grid(x)
         masks = self.masks if self.training else 1
         uniform = rand.uniform if rand is not None else lambda _, shape: torch.rand(shape)
-        if self.mask_ratio_end is not None and mask_ratio is None and rand and self.training:
-            whole = self.mask_ratio_end - self.mask_ratio
-            mask_ratio = self.mask_ratio + whole * rand.progress
+        mask_ratio = ratio_at(self, rand, mask_ratio)
         kept, hidden = self.ids(len(x), uniform, noise, mask_ratio, keep, x.device, grid, masks)
         shown = self._predicted(hidden, len(x), uniform, masks)
         run = self._plain if full else self._pruned

@@ -20,6 +20,7 @@ from openmae.models.uniformity import summary, uniformity
 from openmae.targets.features import Features
 
 if TYPE_CHECKING:
+    from openmae.methods.base import Randomness
     from openmae.methods.mae import MAE
 
 AnyDecoder: TypeAlias = Decoder | CrossDecoder | TokenDecoder | PointDecoder
@@ -105,6 +106,13 @@ def grids_of(method: MAE, decoder: str) -> list[tuple[int, int]]:
             for ratio in (method.mask_ratio, method.mask_ratio_end):
                 method.ids(1, lambda _, shape: torch.zeros(shape), ratio=ratio, grid=grids[-1])
     return grids[1:]
+
+
+def ratio_at(method: MAE, rand: Randomness | None, asked: float | None) -> float | None:
+    """The share to hide that is asked for, or that of the step where it changes over the run."""
+    if method.mask_ratio_end is None or asked is not None or not rand or not method.training:
+        return asked
+    return method.mask_ratio + (method.mask_ratio_end - method.mask_ratio) * rand.progress
 
 
 def spread_out(method: MAE, out: dict[str, Tensor], latent: Tensor) -> dict[str, Tensor]:

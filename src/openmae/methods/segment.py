@@ -17,6 +17,7 @@ from openmae.methods.base import Randomness, encoder_of, mean_and_std
 from openmae.methods.downstream import Downstream
 from openmae.models import droppath
 from openmae.models.dense import chosen_blocks, feature_maps, padded
+from openmae.models.groups import refuse_groups
 from openmae.models.masking import moved
 from openmae.models.upernet import FCN, HEADS, resized
 
@@ -76,6 +77,7 @@ class Segmenter(Downstream):
         self.encoder = encoder_of(
             encoder, image_size, patch_size, in_chans, encoder_args, mean, std, value_range, bands
         )
+        refuse_groups(self.encoder, "segmentation")
         vit = self.encoder.vit
         if head not in HEADS:
             raise UsageError(f"head {head}: there are {', '.join(HEADS)}")

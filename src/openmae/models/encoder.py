@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.models.attention import kernel
+from openmae.models.groups import Groups, group, group_table
 from openmae.models.initialise import token, xavier_conv, xavier_linear
-from openmae.models.positions import sincos_2d
 from openmae.models.products import multiply
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -96,7 +96,13 @@ class Encoder(nn.Module):
     @property
     def num_prefix_rows(self) -> int:
         """Rows of the position table that belong to prefix tokens, if it has any."""
-        return self.vit.pos_embed.shape[1] - self.grid[0] * self.grid[1]
+        return self.vit.pos_embed.shape[1] - self.vit.patch_embed.num_patches
+
+    @property
+    def groups(self) -> Groups:
+        """Channels of each group, each of which has its own tokens; one group of a plain ViT."""
+        plain = (tuple(range(self.in_chans)),)
+        return getattr(self.vit.patch_embed, "groups", plain)
 
     def normalize(self, images: Tensor) -> Tensor:
         """8-bit images become normalised floats; floating-point images are normalised already."""
@@ -186,11 +192,12 @@ class Encoder(nn.Module):
         vit = self.vit
         xavier_linear(vit.blocks)
         xavier_linear(vit.norm)
-        xavier_conv(vit.patch_embed.proj)
+        xavier_conv(vit.patch_embed.proj, self.groups)
         for parameter in (vit.cls_token, vit.reg_token):
             if parameter is not None:
                 token(parameter)
-        vit.pos_embed.copy_(sincos_2d(vit.embed_dim, self.grid, self.num_prefix_rows))
+        rows = self.num_prefix_rows
+        vit.pos_embed.copy_(group_table(vit.embed_dim, self.grid, rows, len(self.groups)))
         vit.pos_embed.requires_grad_(False)
 
 
@@ -237,6 +244,7 @@ def method_arguments(create: dict[str, Any]) -> dict[str, Any]:
 def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransformer:
     """Call timm; refuse what is not a plain ViT with absolute positions."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in create.items()}
+    groups = arguments.pop("channel_groups", None)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -255,6 +263,8 @@ def build_vit(create: dict[str, Any], pretrained: bool = False) -> VisionTransfo
             f"{create['model_name']} is not a plain vision transformer with absolute positions,"
             " which MAE needs.\n`openmae models` lists those that work."
         )
+    if groups is not None:
+        group(vit, groups)
     return vit
 
 

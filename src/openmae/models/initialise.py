@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +24,15 @@ def xavier_linear(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def xavier_conv(conv: nn.Conv2d) -> None:
+def xavier_conv(conv: nn.Conv2d, groups: Sequence[Sequence[int]]) -> None:
     """Initialise a patch embedding as the linear layer that it is, on its weight viewed as (D,
-    C*p*q).
+    C*p*q); each of several groups of its channels as a layer of its own.
     """
     with torch.no_grad():
-        nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
+        for own in groups:
+            part = conv.weight[:, list(own)].flatten(1)
+            nn.init.xavier_uniform_(part)
+            conv.weight[:, list(own)] = part.unflatten(1, (-1, *conv.kernel_size))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 

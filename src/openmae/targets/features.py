@@ -19,6 +19,7 @@ from openmae.models.collapse import spread
 from openmae.models.dense import feature_maps
 from openmae.models.encoder import Encoder, build_vit
 from openmae.models.following import follow
+from openmae.models.groups import refuse_groups
 from openmae.models.patches import take
 from openmae.models.precision import full_precision
 from openmae.targets.base import Target
@@ -229,6 +230,8 @@ def _check(
     for name, value in zip(("momentum", "momentum_end"), momenta, strict=True):
         if not 0 <= value <= 1:
             raise UsageError(f"target features: {name}={value} should be between 0 and 1")
+    refuse_groups(encoder, "target features")
+    refuse_groups(teacher, "a teacher")
     depth = len(teacher.vit.blocks)
     if not 1 <= layers <= depth:
         raise UsageError(f"target features: layers={layers}, and the teacher has {depth} blocks")

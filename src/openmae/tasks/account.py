@@ -23,7 +23,7 @@ def size_of(method: nn.Module) -> MAESize | ClassifierSize | None:
         encoder = method.encoder
         return ClassifierSize(
             encoder=_encoder(encoder),
-            patches=encoder.grid[0] * encoder.grid[1],
+            patches=encoder.vit.patch_embed.num_patches,
             prefix=encoder.num_prefix_tokens,
             values=_values(encoder),
             classes=len(method.classes),
@@ -36,7 +36,8 @@ def size_of(method: nn.Module) -> MAESize | ClassifierSize | None:
     mask = method.mask if isinstance(method.mask, str) else "custom"
     blocks: Any = decoder.blocks
     hidden = blocks[0].mlp.fc1.out_features if len(blocks) else 0
-    kept = num_kept(patches, method.mask_ratio, mask)
+    kept = num_kept(patches, method.mask_ratio, mask) * len(encoder.groups)
+    patches *= len(encoder.groups)
     crossed = isinstance(decoder, CrossDecoder)
     return MAESize(
         encoder=_encoder(encoder),
@@ -59,7 +60,8 @@ def _encoder(encoder: Encoder) -> Stack:
 
 
 def _values(encoder: Encoder) -> int:
-    return encoder.patch[0] * encoder.patch[1] * encoder.in_chans
+    every = encoder.patch[0] * encoder.patch[1] * encoder.in_chans
+    return every // len(encoder.groups)  # of a token, in the mean
 
 
 def need_of(method: nn.Module, precision: str, ema: bool, again: bool = False) -> Need | None:

@@ -79,7 +79,7 @@ class Evaluator:
             )
             values["knn_accuracy"] = knn_accuracy(train, test)
             values["knn_majority"] = majority(train, test)
-        if isinstance(method, MAE) and method.predicts.pictures:
+        if isinstance(method, MAE) and method.pictures:
             self._picture(method, step)
         return values
 

@@ -13,6 +13,7 @@ from openmae.methods.mae import MAE
 from openmae.methods.segment import Segmenter
 from openmae.methods.tokenizer import Tokenizer
 from openmae.models.encoder import Encoder
+from openmae.models.groups import told
 from openmae.weights import Loaded, load_any
 from openmae.weights.container import printable
 from openmae.weights.foreign import Found
@@ -57,6 +58,9 @@ def run(config: InspectConfig, options: Options) -> Results:
     say("Pixels", _pixels(facts, found))
     for line in deep_input(loaded.encoder):
         say("", line)
+    if len(loaded.encoder.groups) > 1:
+        facts["channel_groups"] = told(loaded.encoder.groups)
+        say("", f"channel groups {facts['channel_groups']}: one token each at every patch")
     if "target" in facts:
         reason = f" ({found.target_reason})" if found is not None else ""
         size = f"{facts['decoder_depth']}x{facts['decoder_dim']}, {facts['decoder_heads']} heads"
@@ -71,7 +75,9 @@ def run(config: InspectConfig, options: Options) -> Results:
         say("Beside", _told(found))
     for notice in loaded.notices:
         warn(notice)
-    for number, line in enumerate(_COMMANDS[facts["what"]]):
+    shows = not isinstance(loaded.model, MAE) or loaded.model.pictures
+    lines = [line for line in _COMMANDS[facts["what"]] if shows or " reconstruct " not in line]
+    for number, line in enumerate(lines):
         say("" if number else "Next", line.format(config.file))
     return Results(facts)
 

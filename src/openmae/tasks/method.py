@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from openmae.config.groupoptions import GroupOptions
 from openmae.config.maskoptions import MaskOptions
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.targetoptions import TargetOptions
@@ -16,6 +17,7 @@ from openmae.data.views import ViewsTransform
 from openmae.errors import UsageError, did_you_mean
 from openmae.methods import METHODS
 from openmae.methods.base import Base, own_arguments
+from openmae.methods.groupedmae import GroupedMAE
 from openmae.tasks.namedvalues import named_values
 from openmae.tasks.targeting import target_arguments
 
@@ -27,13 +29,15 @@ _OF_MASKS = (
     *("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_fusion"),
     *MaskOptions.model_fields,
     *TargetOptions.model_fields,
+    *GroupOptions.model_fields,
 )
 """Settings that mean something to a method only if it has an argument of the name."""
 
 
 def methods() -> dict[str, type[Base]]:
     """The methods that pretrain, by name."""
-    return {name: kind for name, kind in METHODS.items() if issubclass(kind, Base)}
+    named = {name: kind for name, kind in METHODS.items() if issubclass(kind, Base)}
+    return {name: kind for name, kind in named.items() if kind is not GroupedMAE}
 
 
 def kind_of(config: PretrainConfig) -> type[Base]:
@@ -47,6 +51,8 @@ def kind_of(config: PretrainConfig) -> type[Base]:
         near = did_you_mean(config.method, known)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"--method {config.method}: should be one of {', '.join(known)}.{hint}")
+    if config.channel_groups and config.method == "mae":
+        return GroupedMAE
     return known[config.method]
 
 
@@ -126,6 +132,8 @@ def _settings(
     found = {a: getattr(config, name) for name, a in arguments.items() if a in own}
     if "target_args" in own:
         found["target_args"] = target_arguments(config, resolved)
+    if "channel_groups" in own:
+        found["channel_groups"] = config.groups
     if "sizes" in own:
         found["sizes"] = [size for size, _ in config.stages]
     return found

@@ -166,6 +166,7 @@ class Pretraining(Kind):
     def next_steps(self, job: Job, folder: RunFolder) -> list[str]:
         where, data = folder.path, job.config.data
         shows = job.config.method == "mae" and TARGETS[job.config.target].pictures
+        shows = shows and not job.config.channel_groups
         return [
             *([f"openmae reconstruct {where} {data} -o reconstruction.png"] if shows else []),
             f"openmae embed {where} {data} -o features.npz",
@@ -278,6 +279,8 @@ def _variant(config: PretrainConfig) -> str:
     words += [" over fused blocks"] if config.decoder_fusion else []
     words += [f", predicts {config.predict:.0%} of the hidden"] if config.predict < 1 else []
     words += [f", {config.masks} masks an image"] if config.masks > 1 else []
+    sizes = "+".join(str(len(own)) for own in config.groups)
+    words += [f", {config.group_masks} masks of channel groups {sizes}"] if sizes else []
     return "".join(words)
 
 

@@ -21,6 +21,7 @@ from openmae.engine.device import resolve_device
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results
 from openmae.errors import DataError, StorageError, UsageError
+from openmae.methods.groupedmae import GroupedMAE
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.display import display_of
@@ -42,7 +43,12 @@ def run(config: ReconstructConfig, options: Options) -> Results:
         beside = Path(config.model).expanduser().parent
         run_folder = beside if (beside / "checkpoints").is_dir() else "the run folder it came from"
         raise StorageError(f"{loaded.what} has no decoder. reconstruct needs {run_folder}")
-    if not method.predicts.pictures:
+    if isinstance(method, GroupedMAE):
+        raise UsageError(
+            f"{loaded.what} has channel groups: a patch may be seen in one and hidden in another,"
+            " which is no picture that reconstruct knows"
+        )
+    if not method.pictures:
         raise UsageError(
             f"{loaded.what} predicts {method.target}, which is no picture. reconstruct needs a"
             " model of target pixels or norm_pixels"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from openmae.errors import UsageError
 from openmae.models.encoder import Encoder
-from openmae.models.positions import resize_positions, sincos_2d
+from openmae.models.groups import group_table, resize_groups, told
 from openmae.weights.load import load_any
 
 _FRESH = ("fc_norm.", "head.", "head_drop.")  # of a classifier: never copied
@@ -28,11 +28,12 @@ def start_from(encoder: Encoder, source: str, keep_sincos: bool = True) -> str:
     _require_fit(encoder, other, source)
     theirs, own = other.vit.state_dict(), encoder.vit.state_dict()
     text = loaded.what
-    table, prefix = theirs["pos_embed"], own["pos_embed"].shape[1] - _patches(encoder)
+    table, prefix = theirs["pos_embed"], encoder.num_prefix_rows
     if keep_sincos and _is_sincos(table, other):
         table = own["pos_embed"]
     elif other.grid != encoder.grid:
-        table = resize_positions(table, other.grid, encoder.grid, prefix)
+        count = len(encoder.groups)
+        table = resize_groups(table, other.grid, encoder.grid, prefix, count)
         (a, b), (c, d) = other.grid, encoder.grid
         text += f"\nPosition table {a}x{b} resized to {c}x{d} (bicubic)"
     copied = {n: t for n, t in theirs.items() if n in own and not n.startswith(_FRESH)}
@@ -41,13 +42,9 @@ def start_from(encoder: Encoder, source: str, keep_sincos: bool = True) -> str:
     return text
 
 
-def _patches(encoder: Encoder) -> int:
-    return encoder.grid[0] * encoder.grid[1]
-
-
 def _is_sincos(table: Tensor, encoder: Encoder) -> bool:
-    rows = table.shape[1] - _patches(encoder)
-    made = sincos_2d(table.shape[2], encoder.grid, rows)
+    rows, count = encoder.num_prefix_rows, len(encoder.groups)
+    made = group_table(table.shape[2], encoder.grid, rows, count)
     return bool(torch.allclose(table[0].float(), made.float(), atol=1e-5))
 
 
@@ -64,6 +61,11 @@ def _require_fit(encoder: Encoder, other: Encoder, source: str) -> None:
             f"{source} has patches of {p}x{q}, this run {encoder.patch[0]}x{encoder.patch[1]}. Use"
             f" --patch-size {p if p == q else f'{p} {q}'}"
         )
+    if other.groups != encoder.groups:
+        raise UsageError(
+            f"{source} has channel groups {told(other.groups)}, this run {told(encoder.groups)}."
+            f" Use --channel-groups {told(other.groups)}, or leave --init out"
+        )
     odd = [
         name
         for name, tensor in own.items()
@@ -73,7 +75,7 @@ def _require_fit(encoder: Encoder, other: Encoder, source: str) -> None:
     ]
     more = {n for n in theirs if n.startswith("blocks.")} - own.keys()
     heads = [e.vit.blocks[0].attn.num_heads for e in (other, encoder)]
-    rows = [e.vit.pos_embed.shape[1] - _patches(e) for e in (other, encoder)]
+    rows = [e.num_prefix_rows for e in (other, encoder)]
     if not (odd or more or heads[0] != heads[1] or rows[0] != rows[1]):
         return
     first = (

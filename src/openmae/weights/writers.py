@@ -14,6 +14,7 @@ from openmae.errors import UsageError
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
 from openmae.models.encoder import Encoder, method_arguments
+from openmae.models.groups import refuse_groups
 from openmae.weights.encoderfile import formula, save_encoder
 from openmae.weights.methodfile import save_method
 from openmae.weights.writers_huggingface import require_hugging_face, write_hugging_face, write_json
@@ -51,6 +52,7 @@ def whole(model: nn.Module) -> Model:
 def write_timm(model: Model, out: Path) -> list[str]:
     """A folder in timm's own layout, for `timm.create_model("local-dir:OUT")`."""
     encoder = encoder_of(model)
+    refuse_groups(encoder, "timm")
     create = {k: v for k, v in encoder.create.items() if k not in ("model_name", "num_classes")}
     classes = model.classes if isinstance(model, Classifier) else []
     height, width = encoder.image_size

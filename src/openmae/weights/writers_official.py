@@ -17,6 +17,7 @@ from openmae.methods.mae import MAE
 from openmae.methods.maeparts import fusion_of
 from openmae.models.decoder import Decoder
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from openmae.models.groups import refuse_groups
 from openmae.weights.foreign import HEADS
 
 Model = MAE | Classifier | Encoder
@@ -51,6 +52,7 @@ def require_plain(model: Model, reader: str) -> None:
     Raises:
         UsageError: the reason, and the format that can.
     """
+    refuse_groups(encoder_of(model), reader)
     reason = _not_plain(model)
     if reason is not None:
         other = "--to openmae" if isinstance(model, MAE) else "--to timm or --to openmae"
