@@ -78,7 +78,8 @@ def test_mistakes(cli, photos, tokenizer, tmp_path):
     assert cli("pretrain", *SMALL, *RUN, "--steps", 1, "--out", trained).code == 0
     given = f"tokenizer={tokenizer}"
     for number, (words, code, told) in enumerate([
-        ((f"tokenizer={tmp_path / 'nowhere'}",), 4, "does not exist"),
+        ((f"tokenizer={tmp_path / 'nowhere'}",), 4, "does not exist. Give the run folder of"),
+        (("tokenizer=nowhere",), 4, "does not exist. Give the run folder of"),
         ((f"tokenizer={tmp_path / 'thesis.txt'}",), 4, "thesis.txt"),
         ((f"tokenizer={trained}",), 2, "a model of another kind"),
         (("tokeniser=x",), 2, "Did you mean tokenizer?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.loader import TrainBatches, Transform
 from openmae.data.sources import Source
-from openmae.errors import OpenMAEError, UsageError
+from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods.base import Base
 from openmae.models.patches import patchify
 from openmae.targets import TARGETS
@@ -63,6 +64,11 @@ def target_source(config: PretrainConfig) -> Loaded | None:
     name = given.get(argument, "")
     if not argument or name in ("", EMA):
         return None
+    if TARGETS[config.target] is Tokens and not Path(name).expanduser().exists():
+        raise StorageError(
+            f"--target-args {argument}={name}: does not exist. Give the run folder of a tokenizer,"
+            " from openmae tokenize DATA --patch-size N --out runs/tokenizer"
+        )
     try:
         return load_any(name)
     except OpenMAEError as error:
