@@ -42,6 +42,7 @@ _COMMANDS = (
     "segment_predict",
     "embed",
     "reconstruct",
+    "demo",
     "data_check",
     "inspect",
     "convert",

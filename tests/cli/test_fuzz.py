@@ -116,6 +116,13 @@ GOOD = {
     "family": ("digits", "cifar10", "nowhere"),
     "runs": ("run", "photos", "damaged", "nowhere"),
     "jobs": ("1", "2", "0"),
+    "hide": ("0-3", "0", "3-1", "99", "x"),
+    "step": ("2", "0", "7"),
+    "embeddings": ("x.npz", "labels.csv", "nowhere.parquet"),
+    "embedded": ("photos", "nowhere"),
+    "static": ("x.html", "x.png", "nowhere/x.html"),
+    "host": ("127.0.0.1", "localhost", "0.0.0.0", "nowhere.invalid"),
+    "port": ("0", "65536", "x"),
     "kind": ("kmeans", "vqvae", "kmean"),
     "codes": ("2", "8", "1"),
     "width": ("1", "4", "0"),
@@ -140,7 +147,7 @@ WRITTEN = (
 )
 SLOW = (
     "pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate",
-    "compare", "tokenize",
+    "compare", "tokenize", "demo",
 )  # fmt: skip
 GRIDS = (("ablate", "--vary", "mask_ratio=0.5,0.75"), ("compare", "--methods", "mae"))
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")

@@ -63,6 +63,10 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
+    "demo": (
+        "openmae.config.demo:DemoConfig",
+        "Explore reconstructions in the browser: paint what is hidden.",
+    ),
     "data check": (
         "openmae.config.check:CheckConfig",
         "Say what a data set holds and what is wrong with it.",

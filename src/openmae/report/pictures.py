@@ -69,9 +69,11 @@ def reconstruct(
     mask_ratio: float | None = None,
     cheat_scale: bool = False,
     bands: Sequence[int] = (),
+    noise: Tensor | None = None,
+    keep: int | None = None,
 ) -> list[Reconstruction]:
     """Hide patches of images (B, C, H, W), uint8 or normalised, and let the model fill them in.
-    `bands` are shown (see `display_of`).
+    `bands` are shown (see `display_of`); `noise` (B, L) and `keep` decide the mask, as of `MAE`.
 
     A model of normalised pixels predicts no brightness or contrast. They are estimated from visible
     patches near by, or with `cheat_scale` taken from the hidden truth, and the picture then says
@@ -81,7 +83,7 @@ def reconstruct(
     display = display_of(encoder, bands)
     training = method.training
     method.eval()  # one mask an image, and every hidden patch, whatever training saves
-    out = method(images, rand, mask_ratio=mask_ratio, full=True)
+    out = method(images, rand, noise, mask_ratio, keep, full=True)
     method.train(training)
     hidden = out["mask"][..., None].bool()  # (B, L, 1)
     patches = patchify(encoder.normalize(images), encoder.patch)

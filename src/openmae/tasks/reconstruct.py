@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openmae.config.base import Options
-from openmae.config.evaluate import ReconstructConfig
+from openmae.config.evaluate import ReconstructConfig, patches_of
 from openmae.data.decode import decode
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import SETS, open_source
@@ -25,41 +25,28 @@ from openmae.methods.groupedmae import GroupedMAE
 from openmae.methods.mae import MAE
 from openmae.randomness import Rand
 from openmae.report.display import display_of
+from openmae.report.hiding import hide
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.reading import dry
-from openmae.weights import load_any
+from openmae.weights import Loaded, load_any
+from openmae.weights.steps import Steps
 
 
 def run(config: ReconstructConfig, options: Options) -> Results:
     """Write the picture; returns the mean errors on hidden patches."""
     device = resolve_device(config.device)
-    loaded = load_any(config.model)
-    _ = loaded.encoder  # a tokenizer has none, and says so
-    for notice in loaded.notices:
-        warn(notice)
-    method = loaded.model
-    if not isinstance(method, MAE):
-        beside = Path(config.model).expanduser().parent
-        run_folder = beside if (beside / "checkpoints").is_dir() else "the run folder it came from"
-        raise StorageError(f"{loaded.what} has no decoder. reconstruct needs {run_folder}")
-    if isinstance(method, GroupedMAE):
-        raise UsageError(
-            f"{loaded.what} has channel groups: a patch may be seen in one and hidden in another,"
-            " which is no picture that reconstruct knows"
-        )
-    if not method.pictures:
-        raise UsageError(
-            f"{loaded.what} predicts {method.target}, which is no picture. reconstruct needs a"
-            " model of target pixels or norm_pixels"
-        )
+    loaded, method = pictured(config.model, "reconstruct")
     path = Path(config.out).expanduser()
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")
+    hidden = patches_of(config.hide) if config.hide else ()
     try:
-        method.ids(1, lambda _, shape: torch.zeros(shape), ratio=config.mask_ratio)
-    except ValueError as error:
-        raise UsageError(f"{options.spell('mask_ratio')} {config.mask_ratio}: {error}") from None
+        hide(method, Rand(config.seed, 0, 0.0, 0, 1), config.mask, config.mask_ratio, hidden)
+    except UsageError as error:
+        name = "hide" if hidden else "mask_ratio"
+        raise UsageError(f"{options.spell(name)} {getattr(config, name)}: {error}") from None
+    method = step_of(loaded, method, config.step)
     display_of(method.encoder, config.bands)
     images, names = _images(config, method)
     if options.dry_run:
@@ -70,16 +57,63 @@ def run(config: ReconstructConfig, options: Options) -> Results:
         images.to(device),
         rand,
         names,
-        config.mask_ratio,
-        config.cheat_scale,
-        config.bands,
+        cheat_scale=config.cheat_scale,
+        bands=config.bands,
+        **hide(method, rand, config.mask, config.mask_ratio, hidden),
     )
-    ratio = method.mask_ratio if config.mask_ratio is None else config.mask_ratio
-    _save(sheet(rows, f"{loaded.what}, mask {ratio:.0%}, seed {config.seed}"), path)
+    _save(sheet(rows, _title(config, loaded, method, len(set(hidden)))), path)
     for row in rows:
         say("", f"{Path(row.path).name}: {row.sentence()}")
     say("Out", f"{path}   original | masked | output | pasted")
     return Results({**_means(rows), "seed": config.seed}, path.parent)
+
+
+def pictured(model: str, task: str) -> tuple[Loaded, MAE]:
+    """A model whose predictions are pictures, for a task that shows them.
+
+    Raises:
+        StorageError: there is no decoder.
+        UsageError: it predicts something else.
+    """
+    loaded = load_any(model)
+    _ = loaded.encoder  # a tokenizer has none, and says so
+    for notice in loaded.notices:
+        warn(notice)
+    method = loaded.model
+    if not isinstance(method, MAE):
+        beside = Path(model).expanduser().parent
+        run_folder = beside if (beside / "checkpoints").is_dir() else "the run folder it came from"
+        raise StorageError(f"{loaded.what} has no decoder. {task} needs {run_folder}")
+    if isinstance(method, GroupedMAE):
+        raise UsageError(
+            f"{loaded.what} has channel groups: a patch may be seen in one and hidden in another,"
+            f" which is no picture that {task} knows"
+        )
+    if not method.pictures:
+        raise UsageError(
+            f"{loaded.what} predicts {method.target}, which is no picture. {task} needs a"
+            " model of target pixels or norm_pixels"
+        )
+    return loaded, method
+
+
+def step_of(loaded: Loaded, method: MAE, step: int | None) -> MAE:
+    """The same at another step of its run."""
+    if step is None:
+        return method
+    found = Steps(loaded).at(step)
+    assert isinstance(found, MAE)
+    return found
+
+
+def _title(config: ReconstructConfig, loaded: Loaded, method: MAE, hidden: int) -> str:
+    what = loaded.what if config.step is None else f"{loaded.run} at step {config.step:,}"
+    if hidden:
+        rows, columns = method.encoder.grid
+        return f"{what}, {hidden} of {rows * columns} patches hidden by hand"
+    ratio = method.mask_ratio if config.mask_ratio is None else config.mask_ratio
+    mask = f" {config.mask}" if config.mask else ""
+    return f"{what}, mask{mask} {ratio:.0%}, seed {config.seed}"
 
 
 def errors(model: str, data: str, device_name: str = "auto", seed: int = 0) -> dict[str, Any]:
