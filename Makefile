@@ -24,6 +24,7 @@ help:
 	@echo "make test         set up and run the test suite (under 10 minutes on 2 CPU cores)"
 	@echo "make test-slow    the long tests: 100 kills, the full recipes, transformers $(OLD_TRANSFORMERS)"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation as pages: build/docs/index.html"
 	@echo "make bench        the benchmarks on CPU, and docs/performance.md from them (about an hour on 2 idle cores)"
 	@echo "make bench-cuda   the training step on a GPU, against the same others"
 
@@ -64,8 +65,10 @@ lint: setup
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-docs:
-	@echo "The documentation is Markdown: README.md and docs/ (design, results). Nothing to build yet."
+# Warnings are errors: a dead link, a page that is in no list.
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: bench-step bench-memory bench-startup bench-scaling bench-ranks bench-curves bench-loader bench-report
 
