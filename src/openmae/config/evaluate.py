@@ -189,8 +189,8 @@ def patches_of(words: str) -> tuple[int, ...]:
     """
     found: set[int] = set()
     for part in words.split(","):
-        first, _, last = part.strip().partition("-")
-        numbers = [first, last or first]
+        first, dash, last = part.strip().partition("-")
+        numbers = [first, last if dash else first]
         if not all(n.isascii() and n.isdigit() and len(n) < 7 for n in numbers):
             raise ValueError(words)
         found |= set(range(int(first), int(numbers[1]) + 1))

@@ -135,12 +135,12 @@ def _send(sink: IO[bytes], told: dict[str, Any], values: bytes) -> None:
     sink.flush()
 
 
-def _receive(source: IO[bytes], until: float) -> tuple[dict[str, Any], bytes]:
+def _receive(source: IO[bytes], until: float) -> tuple[dict[str, Any], bytearray]:
     length, more = _HEAD.unpack(_read(source, _HEAD.size, until))
     return json.loads(_read(source, length, until)), _read(source, more, until)
 
 
-def _read(source: IO[bytes], count: int, until: float) -> bytes:
+def _read(source: IO[bytes], count: int, until: float) -> bytearray:
     """Exactly so many bytes of a pipe.
 
     Raises:
@@ -157,4 +157,4 @@ def _read(source: IO[bytes], count: int, until: float) -> bytes:
             if not part:
                 raise EOFError
             found += part
-    return bytes(found)
+    return found

@@ -25,6 +25,7 @@ MOST_BODY = 64 * 1024
 
 BODY_SECONDS = 15.0
 HEAD_SECONDS = 10.0
+_HEAD = 16 * 1024  # bytes of headers
 _BODIES = 4  # large ones that are read at a time
 UPLOAD = "/api/image"
 TOKEN_HEADER = "x-openmae-token"
@@ -100,6 +101,8 @@ class Guard:
             await _answer(refused, _with_headers(send))
 
     def _check(self, scope: Scope) -> None:
+        if sum(len(key) + len(value) for key, value in scope["headers"]) > _HEAD:
+            raise RefusedError(431, "too many or too long headers", connection="close")
         headers: dict[str, list[str]] = {}
         for key, value in scope["headers"]:
             headers.setdefault(key.decode("latin-1").lower(), []).append(value.decode("latin-1"))

@@ -47,6 +47,8 @@ def hide(
         noise[:, sorted(set(hidden))] = 1
         return {"noise": noise, "keep": keep}
     ratio = method.mask_ratio if ratio is None else ratio
+    if mask not in (None, method.mask, *PICTURE_MASKS):
+        raise UsageError(f"mask {mask}: should be one of {', '.join(PICTURE_MASKS)}")
     try:
         if mask is None or mask == method.mask:
             method.ids(1, lambda _, shape: torch.zeros(shape), ratio=ratio)
