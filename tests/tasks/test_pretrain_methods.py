@@ -12,7 +12,9 @@ import openmae
 from openmae.config import resolve
 from openmae.config.pretrain import PretrainConfig
 from openmae.engine.runfolder import read_jsonl
-from openmae.tasks.method import methods
+from openmae.tasks.method import build_method, methods
+from openmae.tasks.pretrain import Pretraining
+from openmae.weights.methodfile import save_method
 
 SMALL = ("--image-size", 16, "--patch-size", 4, "--dim", 32, "--depth", 1, "--heads", 2)
 RUN = ("--batch-size", 8, "--workers", 0, "--seed", 3, "--warmup-epochs", 0)
@@ -108,3 +110,33 @@ def test_a_recipe_of_mae_says_nothing_of_another_methods_masks():
     assert resolve(PretrainConfig, {"data": "x", "method": "mae"}, recipe).mask == "grid"
     whole = resolve(PretrainConfig, given, recipe | {"method": "maskfeat"})
     assert whole.mask == "grid", "a recipe of the method is taken whole"
+
+
+_TEACHERS = {
+    **dict.fromkeys(("byol", "mocov3"), ("momentum.encoder", "momentum.projector", "projector")),
+    **dict.fromkeys(("dino", "ibot"), ("teacher.encoder", "teacher.projector", "head")),
+}
+
+
+@pytest.mark.parametrize("name", _TEACHERS)
+def test_a_teacher_begins_as_the_student_that_init_gives(name, tmp_path):
+    sizes = {"dim": 32, "depth": 1, "heads": 2, "patch_size": 4, "image_size": 16}
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    before = build_method(PretrainConfig(data="x", **sizes, seed=2), half)
+    save_method(tmp_path / "mae.safetensors", before)
+    more = {"method": name, "method_args": ("hidden=16", "out=8"), "seed": 1}
+    config = PretrainConfig(data="x", **sizes, **more, init=str(tmp_path / "mae.safetensors"))
+    method = build_method(config, half)
+    student, projector = method.encoder, method.get_submodule(_TEACHERS[name][2])
+    with torch.no_grad():
+        next(projector.parameters()).add_(1)
+    Pretraining().start(config, method)
+    assert same(student.vit.blocks, before.encoder.vit.blocks)
+    teacher, head = (method.get_submodule(n) for n in _TEACHERS[name][:2])
+    assert same(teacher, student)
+    assert same(head, projector)
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[n]) for n, v in ours.items())

@@ -111,6 +111,9 @@ class Base(nn.Module):
         """The units of per-block compile and sharding."""
         return list(self.encoder.vit.blocks)
 
+    def begin(self) -> None:
+        """The encoder of a new run has the weights that it begins with: teachers copy them."""
+
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Called after each step: moves teachers and centres. `skipped` (a 0-dim tensor on the
         device, never to be read back) is 1 where the step was not finite: nothing may change then.

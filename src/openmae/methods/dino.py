@@ -198,6 +198,10 @@ class DINO(Base):
         share = min(1.0, progress / told["warmup"]) if told["warmup"] else 1.0
         return float(start + (end - start) * share)
 
+    def begin(self) -> None:
+        """The teacher is a copy of the weights that the run begins with."""
+        self.teacher.begin(self.encoder, self.head)
+
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Move the teacher and the centre."""
         self.teacher.follow(self.encoder, self.head, rand, skipped)

@@ -129,6 +129,12 @@ class Momentum(nn.Module):
         self.momentum = momentum
         self.requires_grad_(False)
 
+    @torch.no_grad()
+    def begin(self, encoder: Encoder, projector: nn.Module) -> None:
+        """Copy the live ones."""
+        self.encoder.load_state_dict(encoder.state_dict())
+        self.projector.load_state_dict(projector.state_dict())
+
     def follow(
         self, encoder: Encoder, projector: nn.Module, rand: Randomness, skipped: Tensor
     ) -> None:
@@ -164,6 +170,10 @@ class Predicting(TwoViews):
             theirs = self.feature(self.momentum.encoder, images).chunk(2)
             of_first, of_second = (self.momentum.projector(f) for f in theirs)
         return result(self.losses(first, of_second) + self.losses(second, of_first), features)
+
+    def begin(self) -> None:
+        """The copy is of the weights that the run begins with."""
+        self.momentum.begin(self.encoder, self.projector)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Move the copy."""

@@ -96,6 +96,7 @@ class Pretraining(Kind):
         assert isinstance(method, Base)
         reads = method.arguments  # mean, std and value_range among them
         lines = [start_from(method.encoder, config.init)] if config.init else []
+        method.begin()
         begun = begin_target(config, method)
         lines += [begun] if begun else []
         if config.target in ("pca", "tokens"):
