@@ -34,7 +34,7 @@ class Transform(Protocol):
     """
 
     def draws(self, position: int, rows: int) -> NDArray[np.float64]: ...
-    def __call__(self, image: Pixels, draws: NDArray[np.float64]) -> Tensor: ...
+    def __call__(self, image: Any, draws: NDArray[np.float64], /) -> Any: ...
 
 
 class TrainBatches(Dataset[Batch]):
@@ -82,7 +82,7 @@ class TrainBatches(Dataset[Batch]):
 
     def _made(self, sample: Sample, draws: NDArray[np.float64]) -> Any:
         whole = getattr(self.transform, "whole", False)
-        return self.transform(sample if whole else sample["image"], draws)  # type: ignore[arg-type]
+        return self.transform(sample if whole else sample["image"], draws)
 
     def _row(
         self,

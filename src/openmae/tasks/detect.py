@@ -147,7 +147,7 @@ class Detection(FromEncoder):
 
     def transform(self, config: DetectConfig, resolved: Mapping[str, Any]) -> Transform:
         height, width = resolved["image_size"]
-        return JitterTransform((height, width), config.jitter, config.flip, config.seed)  # type: ignore[return-value]
+        return JitterTransform((height, width), config.jitter, config.flip, config.seed)
 
     def measured(self, job: Job, state: State) -> dict[str, Any]:
         values, _, _ = self._test(job, state)

@@ -134,7 +134,7 @@ class Segmenting(FromEncoder):
         height, width = resolved["image_size"]
         deep = resolved["value_range"] is not None
         fill = () if deep else tuple(round(255 * value) for value in resolved["mean"])
-        made: Any = CropTransform(
+        return CropTransform(
             (height, width),
             config.short_side,
             config.scale,
@@ -144,8 +144,6 @@ class Segmenting(FromEncoder):
             fill,
             config.seed,
         )
-        transform: Transform = made  # of whole samples
-        return transform
 
     def measured(self, job: Job, state: State) -> dict[str, Any]:
         values = measures(self._scores(job, state).confusion)
