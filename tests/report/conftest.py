@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from demorunning import Running
 from PIL import Image
 from tiny_options import TINY_MAE
 
@@ -20,8 +20,6 @@ from openmae.tasks.decoding import decoding_of
 from openmae.tasks.demoimages import offered
 from openmae.tasks.reconstruct import pictured
 from openmae.weights.steps import Steps
-
-TOKEN = "token-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -63,29 +61,6 @@ def explore(demo_run: Path, pictures: Path):
         )
 
     return make
-
-
-class Running:
-    """A server on a free port, in a thread."""
-
-    def __init__(self, explorer: Explorer, queue: int = 8, host: str = "127.0.0.1") -> None:
-        from openmae.report import demoserver
-
-        self.desk = demoserver.Desk(explorer, queue)
-        self.socket = demoserver.listen("127.0.0.1", 0)
-        self.port = self.socket.getsockname()[1]
-        self.guard = demoserver.guarded(self.desk, TOKEN, self.port, host)
-        self.server = demoserver.server(self.guard)
-        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
-        self.thread.start()
-        self.address = f"http://127.0.0.1:{self.port}/?t={TOKEN}"
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(20)
-        self.desk.close()
-        self.socket.close()
-        assert not self.thread.is_alive()
 
 
 @pytest.fixture(scope="module")

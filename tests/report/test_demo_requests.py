@@ -6,28 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import socket
 import time
 import zlib
 
-import numpy as np
 import pytest
-from conftest import TOKEN
-from PIL import Image
+from demorunning import TOKEN, photo
 
 pytest.importorskip("fastapi", reason="demo needs FastAPI")
 
 AUTH = {"X-OpenMAE-Token": TOKEN}
 JSON = {**AUTH, "Content-Type": "application/json"}
-
-
-def photo(kind: str = "PNG") -> bytes:
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind)
-    return file.getvalue()
 
 
 def bomb() -> bytes:

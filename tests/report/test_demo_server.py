@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOKEN, Running
+from demorunning import TOKEN, Running, photo
 
 from openmae.errors import StorageError
 from openmae.report.explorer import Ask
@@ -99,17 +99,11 @@ def test_one_at_a_time_in_the_order_of_arrival(explore):
 
 
 def test_uploads_do_not_pile_up(running):
-    rng = np.random.default_rng(0)
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (300, 450, 3), dtype=np.uint8)).save(file, "PNG")
+    data = photo(size=(300, 450))
     link = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
     before = 0
     for number in range(60):
-        link.request("POST", "/api/image", file.getvalue(), {"X-OpenMAE-Token": TOKEN})
+        link.request("POST", "/api/image", data, {"X-OpenMAE-Token": TOKEN})
         answer = link.getresponse()
         assert answer.status == 200
         assert len(json.loads(answer.read())["id"]) == 16
@@ -159,8 +153,6 @@ def test_a_bug_is_told_without_its_traceback(explore, capfd):
 
 def test_names_of_uploads_are_only_names(running):
     link = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
-    from test_demo_requests import photo
-
     names = {
         "..%2F..%2Fetc%2Fpasswd": "passwd",
         "C%3A%5Cx%5Cy.png": "y.png",
