@@ -53,9 +53,11 @@ _COMMANDS = (
     "benchmark",
     "doctor",
     "slurm",
+    "watch",
 )
+_RENAMED = {"write_report": "report"}  # openmae.report is a package
 
-__all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS]
+__all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS, *_RENAMED]
 
 
 def __getattr__(name: str) -> Any:
@@ -63,6 +65,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _COMMANDS:
         return importlib.import_module("openmae.cli").python_call(name.replace("_", " "))
+    if name in _RENAMED:
+        return importlib.import_module("openmae.cli").python_call(_RENAMED[name])
     raise AttributeError(f"module 'openmae' has no attribute {name!r}")
 
 

@@ -87,7 +87,7 @@ GOOD = {
     "push_to_hub": ("",),
     "duplicates": ("d.csv", "d.txt", "nowhere/d.csv"),
     "neighbours": ("n.csv", "n.txt"),
-    "map": ("m.png", "m.jpg"),
+    "map": ("m.png", "m.html", "m.jpg"),
     "command": ("pretrain photos --out runs/x", "knn run photos", "pretain", "doctor", "slurm x"),
     "time": ("24:00:00", "90", "1h", "1-0"),
     "array": ("0-3", "x"),
@@ -127,6 +127,9 @@ GOOD = {
     "codes": ("2", "8", "1"),
     "width": ("1", "4", "0"),
     "hidden": ("1", "8", "0"),
+    "axis": ("auto", "steps", "hours", "hour"),
+    "figures": ("figures", "thesis.txt", "run"),
+    "every": ("5", "0", "1e9"),
     "out": ("new", "mine", "thesis.txt", "run", "/proc/nowhere/x"),
 }  # fmt: skip
 READ = ("run", "run/encoder.safetensors", "nowhere", "vit_zzz", "thesis.txt", "mine", "damaged")
@@ -139,6 +142,7 @@ WRITTEN = (
     "nowhere/x.npz",
     "nowhere/x.png",
     "x.pth",
+    "x.html",
     "x.safetensors",
     "x.onnx",
     "x.pt2",
@@ -147,7 +151,7 @@ WRITTEN = (
 )
 SLOW = (
     "pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate",
-    "compare", "tokenize", "demo",
+    "compare", "tokenize", "demo", "report", "watch",
 )  # fmt: skip
 GRIDS = (("ablate", "--vary", "mask_ratio=0.5,0.75"), ("compare", "--methods", "mae"))
 HUGE_IS_SLOW = ("depth", "decoder_depth", "dim", "decoder_dim", "image_size", "channels")
@@ -158,7 +162,7 @@ def value(task: str, name: str, rng: random.Random) -> list[str]:
     if task != "pretrain" and name in ("model", "file"):
         pool = READ
     if (
-        task.split()[-1] in ("embed", "reconstruct", "predict", "convert", "export")
+        task.split()[-1] in ("embed", "reconstruct", "predict", "convert", "export", "report")
         and name == "out"
     ):
         pool = WRITTEN
@@ -202,8 +206,8 @@ def option_set(task: str, rng: random.Random) -> list[str]:
             words += [] if flag in words else [flag, word]
     for name, flag, word in GRIDS:
         words += [flag, word] if task == name and flag not in words and rng.random() < 0.8 else []
-    if task in SLOW:
-        words += ["--dry-run"]
+    if task in SLOW:  # watch would wait for a run of this name where a "--" stands before it
+        words = ["--dry-run", *words] if task == "watch" else [*words, "--dry-run"]
     return [*task.split(), *words]
 
 

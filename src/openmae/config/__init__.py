@@ -67,6 +67,11 @@ TASKS: dict[str, tuple[str, str]] = {
         "openmae.config.demo:DemoConfig",
         "Explore reconstructions in the browser: paint what is hidden.",
     ),
+    "report": (
+        "openmae.config.report:ReportConfig",
+        "Make one HTML page of a run, or of several side by side.",
+    ),
+    "watch": ("openmae.config.watch:WatchConfig", "Watch a run in the browser while it goes on."),
     "data check": (
         "openmae.config.check:CheckConfig",
         "Say what a data set holds and what is wrong with it.",

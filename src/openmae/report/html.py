@@ -43,10 +43,11 @@ def grid(
 
     Args:
         label: what the table is, for those who do not see it.
-        named: the first cell of a row is its head.
+        named: the first cell of a row is its head, and words in the others may be broken.
     """
     words = len(heads) - numbers
-    marks = ["w" if h in _WRAP else "n" if i >= words else "k" for i, h in enumerate(heads)]
+    free = [h in _WRAP or (named and i > 0) for i, h in enumerate(heads)]
+    marks = ["n" if i >= words else "w" if free[i] else "k" for i in range(len(heads))]
     top = "".join(
         f'<th scope="col" class="{m}">{text(h)}</th>' if h else f'<td class="{m}"></td>'
         for m, h in zip(marks, heads, strict=True)

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from openmae.config.ablate import parse_score, parse_score_arg
-from openmae.config.base import Options, extra_of, shown
+from openmae.config.base import Options, extra_of
 from openmae.config.compare import CompareConfig
 from openmae.config.pretrain import PretrainConfig
 from openmae.engine.log import say
 from openmae.engine.runfolder import CONFIG, Results, RunFolder, read_jsonl
 from openmae.errors import DataError, OpenMAEError, StorageError, UsageError
 from openmae.tasks import gridlines, gridtable
+from openmae.tasks.differences import differences, named
 from openmae.tasks.grid import Scoring, digest
 from openmae.tasks.gridcell import run_score
 from openmae.tasks.gridcost import flops_of, training_seconds
 from openmae.tasks.gridstats import spread
 
 Page = Callable[[Path, Mapping[str, Any]], list[str]]
-_RESOLVED = ("total_steps", "data_hash", "images", "device", "precision", "threads", "recipe")
 _OWN = ("out", "seed", "data", "epochs", "steps", "device")
 
 
@@ -45,16 +45,6 @@ class Known:
         kept = {n: v for n, v in values.items() if n not in _OWN}
         kept = {n: v for n, v in kept.items() if extra_of(PretrainConfig, n)["change"] != "free"}
         return digest([kept, self.resolved["total_steps"], self.resolved["data_hash"]])
-
-
-def named(paths: list[Path]) -> list[str]:
-    """Short names of runs that tell them apart."""
-    parts = [path.resolve().parts for path in paths]
-    count = next((k for k in range(1, 99) if len({p[-k:] for p in parts}) == len(parts)), 99)
-    short = [p[-count:] for p in parts]
-    while len(parts) > 1 and len(short[0]) > 1 and len({p[-1] for p in short}) == 1:
-        short = [p[:-1] for p in short]
-    return ["/".join(p) for p in short]
 
 
 def read_run(path: Path, name: str) -> Known:
@@ -237,7 +227,9 @@ def _table(rows: list[dict[str, Any]], groups: list[list[Known]], out: Path) -> 
         "protocol": gridtable.protocol(rows, names),
         "statistics": list(gridtable.METHOD),
         "notices": notices,
-        "differences": _differences(firsts),
+        "differences": differences(
+            {label: (dict(run.settings), run.resolved) for label, run in firsts.items()}
+        ),
         "curves": _curves(dict(zip(labels, groups, strict=True))) if len(kinds) == 1 else {},
     }
 
@@ -245,19 +237,6 @@ def _table(rows: list[dict[str, Any]], groups: list[list[Known]], out: Path) -> 
 def _way(row: Mapping[str, Any], name: str) -> list[Any]:
     own = row["scores"].get(name)
     return [own["test"][n] for n in ("n", "n_train", "how", "features")] if own else []
-
-
-def _differences(runs: Mapping[str, Known]) -> dict[str, dict[str, str]]:
-    found = {}
-    for name in PretrainConfig.model_fields:
-        values = {label: shown(getattr(run.settings, name)) for label, run in runs.items()}
-        if name not in ("out", "seed") and len(set(values.values())) > 1:
-            found[name] = values
-    for name in _RESOLVED:
-        values = {label: shown(run.resolved.get(name)) for label, run in runs.items()}
-        if len(set(values.values())) > 1:
-            found[name] = values
-    return found
 
 
 def _curves(groups: Mapping[str, list[Known]]) -> dict[str, list[Any]]:

@@ -5,6 +5,7 @@ continues it.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def _continue(
                 write_listing(job.source, folder)
             checkpoint.clean(folder.checkpoints)
             folder.trim_metrics(at)
+            folder.append("restarts.jsonl", {"step": at, "time": time.time()})
         if found is None:
             kind.start(job.config, method)
         return train_job(kind, job, method, folder, stop, found, world)
