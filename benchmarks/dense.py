@@ -1,10 +1,12 @@
-"""Detection against torchvision's Mask R-CNN R50 (random weights): images/s and peak memory of
-training steps and of prediction, on the same images, objects and machine.
+"""Detection against torchvision's Mask R-CNN R50, or segmentation against its DeepLabV3 R50 (random
+weights): images/s and peak memory of training steps and of prediction, on the same images, objects
+and machine.
 
-The yardstick has no ViT, so the numbers say what a plain backbone costs. Steps of the two
+The yardsticks have no ViT, so the numbers say what a plain backbone costs. Steps of the two
 alternate, so that a slow minute of the machine hits both; memory is measured in a process of each.
 
-    python benchmarks/detection.py --device cpu --size 320 --batch-size 2 --json out.json
+    python benchmarks/dense.py --device cpu --size 320 --batch-size 2 --json out.json
+    python benchmarks/dense.py --task segment --device cpu --size 320 --batch-size 2 --json out.json
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 import record
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openmae.engine.device import autocast, resolve_device, resolve_precision
@@ -28,10 +31,19 @@ from openmae.engine.measure import wait
 from openmae.engine.memory import peak, reset_peak
 from openmae.engine.optim import adamw
 from openmae.methods.detect import Detector
+from openmae.methods.segment import Segmenter
 from openmae.randomness import Rand
 
-OURS, YARDSTICK = "openmae ViTDet", "torchvision Mask R-CNN R50"
+NAMES = {
+    "detect": ("openmae ViTDet", "torchvision Mask R-CNN R50"),
+    "segment": ("openmae UPerNet", "torchvision DeepLabV3 R50"),
+}
 CLASSES, OBJECTS = 80, 7  # of COCO, and its mean number of objects an image
+LABELS = 150  # of ADE20K
+
+
+Made = tuple[nn.Module, Callable[[], Tensor], Callable[[], Any]]
+"""A model, its loss of the data, and its prediction of them."""
 
 
 class Data:
@@ -54,11 +66,12 @@ class Data:
             self.boxes.append(boxes.to(device))
             self.labels.append(torch.randint(0, CLASSES, (OBJECTS,), generator=draw).to(device))
             self.masks.append(masks.to(device))
+        self.map = torch.randint(0, LABELS, (rows, size, size), generator=draw).to(device)
 
 
-def ours(args: argparse.Namespace) -> nn.Module:
+def detector(args: argparse.Namespace, data: Data) -> Made:
     """ViTDet as `openmae detect` makes it."""
-    return Detector(
+    model = Detector(
         args.model,
         [str(i) for i in range(CLASSES)],
         args.size,
@@ -66,12 +79,18 @@ def ours(args: argparse.Namespace) -> nn.Module:
         regions=args.regions,
     )
 
+    def loss() -> Tensor:
+        batch = {"image": data.images, "boxes": data.boxes, "labels": data.labels}
+        return model(batch | {"masks": data.masks}, Rand(0, 0, 0.0, 0, args.batch_size))["loss"]
 
-def yardstick(args: argparse.Namespace) -> nn.Module:
+    return model, loss, lambda: model.detect(data.images)
+
+
+def mask_rcnn(args: argparse.Namespace, data: Data) -> Made:
     """With its own sampling numbers, and images at their size."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-    return maskrcnn_resnet50_fpn(
+    model = maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
         num_classes=CLASSES + 1,
@@ -80,25 +99,63 @@ def yardstick(args: argparse.Namespace) -> nn.Module:
         box_batch_size_per_image=args.regions,
     )
 
+    def images() -> list[Tensor]:
+        return [i.float() / 255 for i in data.images]
+
+    def loss() -> Tensor:
+        pairs = zip(data.boxes, data.labels, data.masks, strict=True)
+        targets = [{"boxes": b, "labels": c + 1, "masks": m} for b, c, m in pairs]
+        return sum(model(images(), targets).values())
+
+    return model, loss, lambda: model(images())
+
+
+def segmenter(args: argparse.Namespace, data: Data) -> Made:
+    """UPerNet with its auxiliary head, as `openmae segment` makes it."""
+    model = Segmenter(args.model, [str(i) for i in range(LABELS)], args.size)
+
+    def loss() -> Tensor:
+        batch = {"image": data.images, "mask": data.map}
+        return model(batch, Rand(0, 0, 0.0, 0, args.batch_size))["loss"]
+
+    return model, loss, lambda: model.logits(data.images)
+
+
+def deeplab(args: argparse.Namespace, data: Data) -> Made:
+    """With its auxiliary head, weighed as torchvision's reference does."""
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    model = deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=LABELS, aux_loss=True
+    )
+
+    def loss() -> Tensor:
+        out = model(data.images.float() / 255)
+        main, beside = (F.cross_entropy(out[name], data.map) for name in ("out", "aux"))
+        return main + 0.5 * beside
+
+    return model, loss, lambda: model(data.images.float() / 255)["out"]
+
+
+MAKERS = dict(
+    zip(
+        (*NAMES["detect"], *NAMES["segment"]),
+        (detector, mask_rcnn, segmenter, deeplab),
+        strict=True,
+    )
+)
+
 
 def steps(
     name: str, args: argparse.Namespace, data: Data, device: torch.device
 ) -> tuple[Callable[[], None], Callable[[], None], int]:
     """(a training step, a prediction, number of parameters)."""
     torch.manual_seed(0)
-    model = (ours if name == OURS else yardstick)(args).to(device)
+    model, loss, answer = MAKERS[name](args, data)
+    model.to(device)
     groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     optimizer = adamw(model, 1e-6, (0.9, 0.999), 0.1, groups)
     precision = resolve_precision("auto", device)
-
-    def loss() -> Tensor:
-        if name == OURS:
-            batch = {"image": data.images, "boxes": data.boxes, "labels": data.labels}
-            out = model(batch | {"masks": data.masks}, Rand(0, 0, 0.0, 0, args.batch_size))
-            return out["loss"]
-        pairs = zip(data.boxes, data.labels, data.masks, strict=True)
-        targets = [{"boxes": b, "labels": c + 1, "masks": m} for b, c, m in pairs]
-        return sum(model([i.float() / 255 for i in data.images], targets).values())
 
     def train() -> None:
         model.train()
@@ -112,10 +169,7 @@ def steps(
     def predict() -> None:
         model.eval()
         with autocast(precision, device):
-            if name == OURS:
-                model.detect(data.images)
-            else:
-                model([i.float() / 255 for i in data.images])
+            answer()
 
     return train, predict, sum(p.numel() for p in model.parameters())
 
@@ -139,7 +193,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of both, their steps in turn."""
     device = resolve_device(args.device)
     data = Data(args, device)
-    made = {name: steps(name, args, data, device) for name in (OURS, YARDSTICK)}
+    made = {name: steps(name, args, data, device) for name in NAMES[args.task]}
     times: dict[tuple[str, str], list[float]] = {}
     for number in range(args.repeats + 1):
         for at, kind in enumerate(("train", "predict")):
@@ -171,6 +225,7 @@ def memory(name: str) -> dict[str, Any]:
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=list(NAMES), default="detect")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--size", type=int, default=1024)
