@@ -61,7 +61,7 @@ def run(config: ConvertConfig, options: Options) -> Results:
         differences, how = compare(model, temporary, config.to)
         if temporary.is_dir():
             name = config.push_to_hub or out.name
-            write_card(temporary, model, loaded.run, config.license, config.to, name)
+            write_card(temporary, model, loaded, config.license, config.to, name)
         _put(temporary, out)
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}") from None
@@ -82,9 +82,9 @@ def run(config: ConvertConfig, options: Options) -> Results:
 
 
 def tell_what_is_lost(before: nn.Module, model: nn.Module) -> None:
-    """Say so where the head of a detector or segmenter is not written."""
+    """Say so where the heads of a detector, a segmenter or another method are not written."""
     if not isinstance(before, type(model)) and not isinstance(before, Encoder):
-        warn("its head for dense predictions has no form there: the encoder alone is written")
+        warn("its heads have no form there: the encoder alone is written")
 
 
 def _require_free(out: Path, config: ConvertConfig) -> None:

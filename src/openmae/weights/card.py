@@ -9,40 +9,62 @@ from typing import Any
 import yaml
 
 from openmae.engine.tensorfile import file_sha256
+from openmae.methods import METHODS
 from openmae.methods.classify import Classifier
 from openmae.methods.mae import MAE
+from openmae.models.encoder import Encoder
 from openmae.weights.encoderfile import formula
+from openmae.weights.load import Loaded
 from openmae.weights.writers_huggingface import class_name
 from openmae.weights.writers_official import Model, encoder_of
 
 _PRIVATE = {"data", "out", "val", "init", "model", "labels", "resolved"}
 """Settings that name places on somebody's disk."""
 
+_TITLES = {
+    "mae": "a masked autoencoder",
+    "grouped_mae": "a masked autoencoder of channel groups",
+    "simclr": "SimCLR",
+    "byol": "BYOL",
+    "mocov3": "MoCo v3",
+    "dino": "DINO",
+    "ibot": "iBOT",
+    "simmim": "SimMIM",
+    "maskfeat": "MaskFeat",
+    "beit": "BEiT",
+    "classify": "an image classifier",
+    "detect": "a detector",
+    "segment": "a segmenter",
+}
+"""Method -> what its model is called."""
+
 
 def write_card(
-    folder: Path, model: Model, run: Path | None, license: str, to: str, name: str
+    folder: Path, model: Model, loaded: Loaded, license: str, to: str, name: str
 ) -> None:
-    """Write README.md beside the weights.
+    """Write README.md beside the weights of a model, which was made of what was loaded.
 
     `name` is what others load the model by: a repository NAME/MODEL, or the folder. No path and no
     file name of the data is in the card.
     """
     task = "image-classification" if isinstance(model, Classifier) else "image-feature-extraction"
+    run = loaded.run
+    config = _yaml(run / "config.yaml") if run else {}
+    method = _method(loaded, config)
     header = {
         "license": license,
         "library_name": "timm" if to == "timm" else "transformers",
         "pipeline_tag": task,
-        "tags": ["masked-autoencoder", "mae", "vision-transformer", "openmae"],
+        "tags": [*_tags(method), "vision-transformer", "openmae"],
     }
-    config = _yaml(run / "config.yaml") if run else {}
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
-        f"# {_title(model)}",
+        f"# {_title(model, method)}",
         _what(model),
         _training(config) if config else "How it was trained is not known to `openmae convert`.",
         _scores(run, config) if run else "",
         f"## Use\n\n```python\n{use(model, to, name)}\n```",
-        _limits(model, to),
+        _limits(model, to, method),
         _licence(license),
         "## Files\n\n" + "\n".join(_checksums(folder)),
     ]
@@ -50,9 +72,29 @@ def write_card(
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
 
 
-def _title(model: Model) -> str:
-    kind = "Masked autoencoder" if isinstance(model, MAE) else "Encoder of a masked autoencoder"
-    kind = "Image classifier" if isinstance(model, Classifier) else kind
+def _method(loaded: Loaded, config: dict[str, Any]) -> str:
+    """The name in `METHODS` of what was trained; empty where that is not known."""
+    if not isinstance(loaded.model, Encoder):
+        return next((n for n, kind in METHODS.items() if type(loaded.model) is kind), "")
+    task = config.get("task", "pretrain") if config else ""
+    if task != "pretrain":
+        return "classify" if task == "finetune" else str(task)
+    method = config.get("method", "mae")
+    return "grouped_mae" if method == "mae" and config.get("channel_groups") else str(method)
+
+
+def _tags(method: str) -> list[str]:
+    autoencoder = method in ("mae", "grouped_mae")
+    return ["masked-autoencoder", "mae"] if autoencoder else [method] if method in _TITLES else []
+
+
+def _title(model: Model, method: str) -> str:
+    title = _TITLES.get(method, method)
+    kind = f"Encoder of {title}" if title else "Encoder"
+    if isinstance(model, MAE):
+        kind = (title or _TITLES["mae"]).removeprefix("a ").replace("masked", "Masked")
+    if isinstance(model, Classifier):
+        kind = "Image classifier"
     return f"{kind}, {encoder_of(model).create['model_name'].split('.')[0]}"
 
 
@@ -161,12 +203,17 @@ def use(model: Model, to: str, name: str) -> str:
     return "\n".join([*lines, "with torch.inference_mode():", *last])
 
 
-def _limits(model: Model, to: str) -> str:
+def _limits(model: Model, to: str, method: str) -> str:
     lines = ["## Limits", ""]
-    if not isinstance(model, Classifier):
+    if isinstance(model, MAE) or issubclass(METHODS.get(method, Encoder), MAE):
         lines.append(
-            "- The class token had no loss of its own in MAE's pretraining, and is weak for k-NN:"
+            "- The class token had no loss of its own in the pretraining, and is weak for k-NN:"
             " take the mean of the patch tokens. Even that gains much from fine-tuning."
+        )
+    elif not method and not isinstance(model, Classifier):
+        lines.append(
+            "- How it was pretrained is not known here. The class token of a masked autoencoder is"
+            " weak for k-NN: take the mean of the patch tokens of such a model."
         )
     if isinstance(model, MAE) and model.target == "norm_pixels" and to != "timm":
         lines.append(

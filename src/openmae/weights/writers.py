@@ -26,11 +26,11 @@ CONTENT = {"README.md", "config.json", "model.safetensors", "preprocessor_config
 
 def whole(model: nn.Module) -> Model:
     """The model itself; for the encoder file of a fine-tuned run, which holds the head as well, the
-    classifier, its classes numbered; of a detector or segmenter, whose heads no form holds, the
-    encoder.
+    classifier, its classes numbered; of what else has parts that no form holds, the encoder that
+    its training leaves.
     """
     if not isinstance(model, MAE | Classifier | Encoder):
-        model = model.encoder  # type: ignore[assignment]
+        model = encoder_of(model)  # type: ignore[arg-type]
     assert isinstance(model, MAE | Classifier | Encoder)
     if not isinstance(model, Encoder) or not model.create.get("num_classes"):
         return model
