@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -99,3 +100,19 @@ def test_mistakes(words, code, trained, classes, tmp_path, monkeypatch, capsys):
     assert main(["embed", str(trained), str(classes), "-o", "x.npz", *words]) == code
     assert "Traceback" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_map_as_a_page_shows_every_image(run, trained, classes, tmp_path):
+    said = run("embed", trained, classes, "-o", tmp_path / "x.npz", "--map", tmp_path / "m.html")
+    assert f"map -> {tmp_path / 'm.html'}" in said
+    page = (tmp_path / "m.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") == 1  # the script puts it before each
+    for name in ("ant/03.png", "bee/09.png", "cat/00.png"):
+        assert f'"{name}"' in page
+    assert len(re.findall(r'"(?:png|jpeg);base64,', page)) == 30
+
+
+def test_a_map_is_a_picture_or_a_page(trained, classes, tmp_path, capsys):
+    words = ["embed", str(trained), str(classes), "-o", str(tmp_path / "x.npz"), "--map", "m.jpg"]
+    assert main(words) == 2
+    assert "--map m.jpg: the name must end in .png or .html" in capsys.readouterr().err

@@ -127,16 +127,19 @@ class EmbedConfig(ReaderConfig):
     )
     neighbours: str | None = setting(None, "CSV of the nearest others of each image", SCORE, "free")
     neighbour_count: int = setting(10, "how many", SCORE, "free", gt=0)
-    map: str | None = setting(None, "picture with every image as a point, .png", SCORE, "free")
+    map: str | None = setting(
+        None, "every image as a point: a picture .png, or a page .html to explore", SCORE, "free"
+    )
     map_method: Literal["tsne", "pca"] = setting("tsne", "how points are laid out", SCORE, "free")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix not in (".parquet", ".npz", ".csv"):
             yield "out", ": the name must end in .parquet, .npz or .csv"
-        for name, suffix in (("duplicates", ".csv"), ("neighbours", ".csv"), ("map", ".png")):
+        ends = {"duplicates": (".csv",), "neighbours": (".csv",), "map": (".png", ".html")}
+        for name, suffixes in ends.items():
             path = getattr(self, name)
-            if path is not None and Path(path).suffix != suffix:
-                yield name, f": the name must end in {suffix}"
+            if path is not None and Path(path).suffix not in suffixes:
+                yield name, f": the name must end in {' or '.join(suffixes)}"
 
 
 class ReconstructConfig(Settings):

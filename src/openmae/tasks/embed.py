@@ -11,15 +11,17 @@ import numpy as np
 
 from openmae.config.base import Options
 from openmae.config.evaluate import EmbedConfig
+from openmae.data.source import Source
 from openmae.data.sources import open_source
 from openmae.engine.distributed import joined
 from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
 from openmae.errors import StorageError, UsageError
-from openmae.report.map import draw_map
+from openmae.models.encoder import Encoder
 from openmae.tasks.decoding import decoding_of, require_fit
-from openmae.tasks.neighbours import duplicates, nearest, plane
+from openmae.tasks.embedmap import write_map
+from openmae.tasks.neighbours import duplicates, nearest
 from openmae.tasks.reading import Reader, dry, open_reader, pooling
 
 
@@ -53,10 +55,12 @@ def _embed(config: EmbedConfig, options: Options, reader: Reader) -> Results:
         f"{len(found.paths):,} of {len(source):,} images -> {path}  ({width} numbers each, {what})",
     )
     values = {"n": len(found.paths), "dim": width, "unreadable": len(found.bad)}
-    return Results(values | _beside(found, config, source.classes, what), path.parent)
+    return Results(values | _beside(found, config, source, encoder, what), path.parent)
 
 
-def _beside(found: Features, config: EmbedConfig, classes: list[str], what: str) -> dict[str, int]:
+def _beside(
+    found: Features, config: EmbedConfig, source: Source, encoder: Encoder, what: str
+) -> dict[str, int]:
     """The further files that were asked for; returns what was counted."""
     values: dict[str, int] = {}
     if config.duplicates:
@@ -75,11 +79,8 @@ def _beside(found: Features, config: EmbedConfig, classes: list[str], what: str)
         _table(config.neighbours, ("path", "rank", "neighbour", "similarity"), lines)
         say("", f"{near.shape[1]} nearest of each -> {config.neighbours}")
     if config.map:
-        points = plane(found.vectors, config.map_method)
-        how = {"tsne": "t-SNE", "pca": "PCA"}[config.map_method]
-        title = f"{len(points):,} images by {how} of {what}"
         target = Path(config.map).expanduser()
-        _write(target, lambda to: draw_map(points, found.labels, classes, title, to))
+        _write(target, lambda to: write_map(found, config, source, encoder, what, to))
         say("", f"map -> {config.map}")
     return values
 
