@@ -77,7 +77,7 @@ def _svg(panel: Panel, drawn: Sequence[Line], name: str) -> str:
     ys = np.concatenate([np.concatenate([line.low, line.high]) for line in drawn])
     ys = ys[np.isfinite(ys)]
     left, right = float(np.nanmin(xs)), float(np.nanmax(xs))
-    left = 0.0 if left < 0.15 * right else left
+    left = 0.0 if 0 <= left < 0.15 * right else left
     bottom, top = limits(float(ys.min()), float(ys.max()), panel.log, panel.zero)
     across = _scale(left, right, _LEFT, _W - _RIGHT, False)
     up = _scale(bottom, top, _H - _BOTTOM, _TOP, panel.log)

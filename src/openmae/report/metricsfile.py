@@ -20,6 +20,7 @@ AXES = {"steps": "step", "images": "images seen", "epochs": "epoch", "hours": "h
 """What curves can be drawn over, and how an axis is called."""
 
 _BLOCK = 1 << 20  # bytes read, and parsed, at once: far faster than line by line
+_HUGE = 1e100  # what is larger is taken for not finite: it could not be drawn
 _MOST = 200  # columns; a damaged file may seem to have any number
 
 
@@ -83,7 +84,7 @@ class Metrics:
         for names, rows in alike.items():
             table = _table(rows, names)
             steps = table[names.index("step")]
-            good = np.isfinite(steps)
+            good = (steps >= 0) & (steps < 1e15)
             for name, column in zip(names, table, strict=True):
                 if len(self._chunks) < _MOST or name in self._chunks:
                     pair = np.stack([steps[good], column[good]])
@@ -173,7 +174,7 @@ def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Numbers:
         table = np.empty(0)
     if table.shape != (len(flat),):
         table = np.array([_number(value) for value in flat])
-    table[~np.isfinite(table)] = np.nan
+    table[~(np.abs(table) < _HUGE)] = np.nan
     return table.reshape(len(rows), len(names)).T
 
 

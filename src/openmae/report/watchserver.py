@@ -46,6 +46,7 @@ function put(told) {
   const at = boxes().map(e => [e.scrollLeft, e.scrollTop]), y = scrollY;
   const near = document.activeElement, kept = parts.contains(near) ? key(near) : null;
   const index = kept === null ? -1 : boxes().indexOf(near);
+  document.querySelector('h1').textContent = told.title;
   lead.innerHTML = told.lead; parts.innerHTML = told.body; document.title = told.title;
   for (const e of parts.querySelectorAll('summary')) {
     if (open.has(key(e))) e.parentElement.open = true;
@@ -159,17 +160,16 @@ class _Handler(BaseHTTPRequestHandler):
         """The page, or what is new of it."""
         if not self._is_here():
             return
-        asked = urlsplit(self.path)
-        if asked.path not in ("/", "/part"):
+        path, given = _asked(self.path)
+        if path not in ("/", "/part"):
             self._say(404, b"not found\n")
             return
-        given = parse_qs(asked.query, max_num_fields=8) if len(asked.query) < 1000 else {}
         token = given.get("t", [""])[0].encode()
         if not hmac.compare_digest(token, self.server.token.encode()):
             self._say(403, b"the address that openmae watch printed has a token: use all of it\n")
             return
         try:
-            if asked.path == "/":
+            if path == "/":
                 self._say(200, self.server.live.page().encode(), "text/html; charset=utf-8")
                 return
             told = self.server.live.now()
@@ -215,3 +215,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the token would be in the log."""
+
+
+def _asked(line: str) -> tuple[str, dict[str, list[str]]]:
+    """The path and the query of a request; neither where they are odd."""
+    path, _, query = line.partition("?")
+    try:
+        return path, parse_qs(query, max_num_fields=8) if len(query) < 1000 else {}
+    except ValueError:
+        return path, {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 from pathlib import Path
 
 from openmae.config.base import Options
@@ -44,6 +45,8 @@ def run(config: WatchConfig, options: Options) -> Results:
     say("", f"from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {_here()}   then the same address")
     for path in waiting:
         say("Waiting", f"{path} is not there yet: the page says so until it begins")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background has the first ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
