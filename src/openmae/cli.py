@@ -173,7 +173,7 @@ def execute(
     if count > 1:
         return launch([sys.executable, *command], count, getattr(config, "restarts", 0))
     parted()
-    told = replace(options, spell=spelling, check=check)
+    told = replace(options, spell=spelling, check=check, typed=frozenset(given))
     return importlib.import_module(f"openmae.tasks.{module_of(task)}").run(config, told)
 
 

@@ -12,6 +12,7 @@ import openmae
 from openmae.config import resolve
 from openmae.config.pretrain import PretrainConfig
 from openmae.engine.runfolder import read_jsonl
+from openmae.errors import UsageError
 from openmae.tasks.method import build_method, methods
 from openmae.tasks.pretrain import Pretraining
 from openmae.weights.methodfile import save_method
@@ -87,6 +88,27 @@ def test_what_means_nothing_is_refused(cli, photos, tmp_path):
         assert told in said.err, (words, said.err)
         assert len(said.err.strip().splitlines()) <= 4
         assert not (tmp_path / "x").exists()
+
+
+def test_what_is_typed_is_refused_with_a_recipe_too(cli, photos, tmp_path):
+    """What stands in a recipe of another method goes silently."""
+    recipe = tmp_path / "mae.yaml"
+    recipe.write_text("mask_ratio: 0.5\ncrop: 0.3\nimage_size: 16\npatch_size: 4\nsteps: 1\n")
+    words = ("--recipe", recipe, "--method", "simclr", "--dim", 32, "--depth", 1, "--heads", 2)
+    words += ("--batch-size", 8, "--workers", 0, "--out", tmp_path / "x", *HEADS)
+    for more, told in [
+        (("--decoder-dim", 8), "--decoder-dim means nothing to --method simclr"),
+        (("--crop", 0.5), "--crop means nothing"),
+        (("--val", 0.2), "has no loss of held-out images"),
+    ]:
+        said = cli("pretrain", photos, *words, *more)
+        assert (said.code, told in said.err) == (2, True), (said.out, said.err)
+        assert not (tmp_path / "x").exists()
+    with pytest.raises(UsageError, match="means nothing to --method byol"):
+        openmae.pretrain(
+            photos, out=tmp_path / "x", recipe=str(recipe), method="byol", mask_ratio=0.6
+        )
+    assert cli("pretrain", photos, *words, "--dry-run").code == 0
 
 
 def test_every_method_tells_its_views_or_takes_crops():

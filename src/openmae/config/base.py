@@ -33,6 +33,8 @@ class Options:
     allow_change: tuple[str, ...] = ()
     ask: bool = False  # somebody may be there to answer
     spell: Callable[[str], str] = str
+    typed: frozenset[str] = frozenset()
+    """The settings that were given by themselves, and not by the recipe."""
     check: Callable[[list[str]], tuple[str, Settings]] | None = None
     """Of the words of another command: its task and settings, or the UsageError it would end in."""
 

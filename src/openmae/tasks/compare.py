@@ -49,7 +49,7 @@ def run(config: CompareConfig, options: Options) -> Results:
     about = {
         "title": f"{' '.join(parse_method(m)[0] for m in config.methods)} on {config.data}",
         "data": config.data,
-        "budget": _shared([row.budget for row in grid.rows]),
+        "budget": _budget(config, grid),
         "seeds": list(range(config.seed, config.seed + config.seeds)),
         "base": config.pretraining(),
         "notices": [*notices, "losses of different methods cannot be compared"],
@@ -58,8 +58,12 @@ def run(config: CompareConfig, options: Options) -> Results:
     return study_of(config, grid, out, "comparison", about, write_page)
 
 
-def _shared(values: list[str]) -> str:
-    return values[0] if len(set(values)) == 1 else "lengths differ, see the table: images"
+def _budget(config: CompareConfig, grid: Grid) -> str:
+    """What each run may spend: as typed; or the length that all have."""
+    values = {row.budget for row in grid.rows}
+    if config.budget:
+        return str(parse_budget(config.budget))
+    return values.pop() if len(values) == 1 else "each recipe's own length"
 
 
 def _arms(config: CompareConfig, data: str, options: Options) -> tuple[list[Arm], list[str]]:
@@ -89,7 +93,7 @@ def _arms(config: CompareConfig, data: str, options: Options) -> tuple[list[Arm]
 
 def _meaningless(values: Mapping[str, Any]) -> list[str]:
     """Settings that the method among them does not know."""
-    return meaningless(PretrainConfig.model_validate({**values, "data": "x"}))
+    return meaningless(PretrainConfig.model_validate({**values, "data": "x"}), values)
 
 
 def _differences(grid: Grid) -> dict[str, dict[str, str]]:

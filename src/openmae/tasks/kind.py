@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,10 @@ class Kind(ABC):
     @abstractmethod
     def default_recipe(self, config: Any, device_type: str) -> str:
         """The recipe of a run that names none."""
+
+    def require(self, config: Any, typed: Collection[str]) -> None:
+        """Raise UsageError if something was typed that means nothing to such a run."""
+        return None
 
     def completed(self, config: Any) -> Any:
         """The settings of a new run, with the defaults that depend on others of them."""

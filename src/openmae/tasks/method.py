@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -56,24 +56,24 @@ def kind_of(config: PretrainConfig) -> type[Base]:
     return known[config.method]
 
 
-def meaningless(config: PretrainConfig) -> list[str]:
-    """Settings that were given and mean nothing to the method."""
+def meaningless(config: PretrainConfig, typed: Collection[str]) -> list[str]:
+    """Those of the settings that were typed that mean nothing to the method."""
     kind = kind_of(config)
     own = own_arguments(kind)
     fine = {"registers"} | ({"augment", "crop"} if kind.masked else set())
     fine |= {"progressive"} if "sizes" in own else set()
-    given = [name for name in dict.fromkeys(_OF_MASKS) if name in config.model_fields_set]
+    given = [name for name in dict.fromkeys(_OF_MASKS) if name in typed]
     return [n for n in given if n not in fine and _RENAMED.get(n, n) not in own]
 
 
-def require_method(config: PretrainConfig) -> None:
-    """Refuse what was typed and means nothing to the method.
+def require_method(config: PretrainConfig, typed: Collection[str]) -> None:
+    """Refuse what was typed and means nothing to the method; a recipe may have it.
 
     Raises:
         UsageError: no such method, or a setting that it does not have.
     """
     kind = kind_of(config)
-    for name in meaningless(config):
+    for name in meaningless(config, typed):
         option = "--" + name.replace("_", "-")
         raise UsageError(f"{option} means nothing to --method {config.method}: leave it out")
     if config.val is not None and not kind.masked:

@@ -33,6 +33,7 @@ def prepare_new(kind: Kind, config: Any, options: Options, folder: RunFolder) ->
     """Settings with their recipe, what is chosen at run time, the data and a look at them."""
     device = resolve_device(config.device)
     recipe = options.recipe
+    kind.require(config, config.model_fields_set if recipe is None else options.typed)
     if recipe is None:
         recipe = kind.default_recipe(config, device.type)
         config = config.over(read_recipe(kind.task, recipe), options.spell)

@@ -4,7 +4,7 @@ again continues it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,10 @@ class Pretraining(Kind):
         return Path("runs") / short_name(config.data)
 
     def default_recipe(self, config: PretrainConfig, device_type: str) -> str:
-        require_method(config)
         return choose_recipe(config.data, device_type, len(open_source(config.data)))
+
+    def require(self, config: PretrainConfig, typed: Collection[str]) -> None:
+        require_method(config, typed)
 
     def completed(self, config: PretrainConfig) -> PretrainConfig:
         return completed(config)
