@@ -126,6 +126,25 @@ def test_only_what_should_be_trained_is(name):
     assert tiny(name, frozen_patch=False).encoder.vit.patch_embed.proj.weight.requires_grad
 
 
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_a_step_that_is_skipped_moves_no_statistics(name):
+    """Its loss may be finite: only its gradients are not."""
+    method = tiny(name).train()
+    before = {n: v.clone() for n, v in method.state_dict().items()}
+    assert method({"image": pairs()})["loss"].isfinite()
+    method.after_step(rand_at(0.3), SKIPPED)
+    assert all(torch.equal(v, before[n]) for n, v in method.state_dict().items())
+    method({"image": pairs()})
+    method.after_step(rand_at(0.3), NOT_SKIPPED)
+    after = method.state_dict()
+    moved = {n for n in after if "running_" in n and not torch.equal(after[n], before[n])}
+    assert moved == {n for n in after if "running_" in n}
+    for found in ("running_mean", "running_var"):
+        mine = [v for n, v in after.items() if found in n and n.startswith("projector.")]
+        theirs = [v for n, v in after.items() if found in n and n.startswith("momentum.")]
+        assert name == "simclr" or all(map(torch.equal, mine, theirs))
+
+
 @pytest.mark.parametrize("name", ["byol", "mocov3"])
 def test_the_momentum_encoder_follows(name):
     method = tiny(name)

@@ -9,6 +9,8 @@ from torch import nn
 from openmae.models.batchnorm import BatchNorm, head
 from openmae.models.collapse import effective_rank, spread
 
+SOUND = torch.tensor(0.0)
+
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_as_torch_in_training_and_evaluation(affine):
@@ -27,6 +29,7 @@ def test_as_torch_in_training_and_evaluation(affine):
             out = norm(own)
             out.pow(3).sum().backward()
             results.append((out, own.grad))
+        ours.commit(SOUND)
         assert torch.allclose(results[0][0], results[1][0], rtol=1e-12, atol=1e-12)
         assert torch.allclose(results[0][1], results[1][1], rtol=1e-9, atol=1e-11)
     for name, value in torchs.state_dict().items():
@@ -39,11 +42,30 @@ def test_as_torch_in_training_and_evaluation(affine):
 def test_what_is_not_finite_does_not_stay():
     norm = BatchNorm(3)
     norm(torch.randn(4, 3))
+    norm.commit(SOUND)
     before = {n: v.clone() for n, v in norm.state_dict().items()}
     bad = torch.randn(4, 3)
     bad[1, 2] = float("nan")
     assert norm(bad).isnan().any()
+    norm.commit(SOUND)
     assert all(torch.equal(v, before[n]) for n, v in norm.state_dict().items())
+
+
+def test_a_skipped_step_moves_nothing_and_two_batches_move_as_in_torch():
+    ours, torchs = BatchNorm(5).double(), nn.BatchNorm1d(5).double()
+    before = {n: v.clone() for n, v in ours.state_dict().items()}
+    batches = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours(batches[0])
+    assert all(torch.equal(v, before[n]) for n, v in ours.state_dict().items())
+    ours.commit(torch.tensor(1.0))
+    assert all(torch.equal(v, before[n]) for n, v in ours.state_dict().items())
+    for batch in batches[1:]:
+        ours(batch)
+        torchs(batch)
+    ours.commit(SOUND)
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    for name, value in torchs.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], value, rtol=1e-12), name
 
 
 def test_low_precision_is_computed_in_float32():

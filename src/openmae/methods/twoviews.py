@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness, follow
+from openmae.models.batchnorm import commit
 from openmae.models.collapse import effective_rank, spread
 from openmae.models.encoder import Encoder
 
@@ -82,6 +83,10 @@ class TwoViews(Base):
         if self.pool == "cls":
             return tokens[:, 0]
         return tokens[:, encoder.num_prefix_tokens :].mean(1)
+
+    def after_step(self, rand: Randomness, skipped: Tensor) -> None:
+        """Move the statistics of the heads."""
+        commit(self, skipped)
 
 
 def both(batch: Mapping[str, Any] | Tensor) -> Tensor:
@@ -176,5 +181,6 @@ class Predicting(TwoViews):
         self.momentum.begin(self.encoder, self.projector)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
-        """Move the copy."""
+        """Move the statistics of the heads, and the copy, which takes them over."""
+        super().after_step(rand, skipped)
         self.momentum.follow(self.encoder, self.projector, rand, skipped)

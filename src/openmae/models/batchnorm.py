@@ -18,8 +18,23 @@ class BatchNorm(nn.BatchNorm1d):
     """BatchNorm1d of features (N, D), with its names; in training, mean and variance are those of
     the rows of all ranks. Computed in float32 at least.
 
-    A batch whose statistics are not finite leaves the running ones as they were.
+    The running statistics move in `commit`, when the step is known to be sound. A batch whose
+    statistics are not finite leaves them as they were.
     """
+
+    left: Tensor
+    new_mean: Tensor
+    new_var: Tensor
+    new_batches: Tensor
+
+    def __init__(self, features: int, affine: bool = True) -> None:
+        super().__init__(features, affine=affine)
+        # since the last commit: the share of the running statistics that stays, what is added to
+        # them, and the number of batches
+        self.register_buffer("left", torch.ones(()), persistent=False)
+        self.register_buffer("new_mean", torch.zeros(features), persistent=False)
+        self.register_buffer("new_var", torch.zeros(features), persistent=False)
+        self.register_buffer("new_batches", torch.tensor(0), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Features (N, D) -> (N, D) of the same type."""
@@ -48,13 +63,33 @@ class BatchNorm(nn.BatchNorm1d):
     @torch.no_grad()
     def _keep(self, mean: Tensor, var: Tensor) -> None:
         finite = (torch.isfinite(mean) & torch.isfinite(var)).all()
-        assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        self.num_batches_tracked.add_(finite.to(torch.int64))
-        for kept, new in ((self.running_mean, mean), (self.running_var, var)):
-            assert kept is not None
-            moved = torch.lerp(kept, new.to(kept.dtype), self.momentum)
+        self.new_batches.add_(finite)
+        for kept, to in ((self.left, 0 * self.left), (self.new_mean, mean), (self.new_var, var)):
+            moved = torch.lerp(kept, to.to(kept.dtype), self.momentum)
             kept.copy_(torch.where(finite, moved, kept))
+
+    @torch.no_grad()
+    def commit(self, skipped: Tensor) -> None:
+        """Move the running statistics by the batches since the last commit, on the device; where
+        `skipped` is 1 they stay, and the batches are forgotten.
+        """
+        sound = 1 - skipped
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(self.new_batches * sound.to(torch.int64))
+        for kept, new in ((self.running_mean, self.new_mean), (self.running_var, self.new_var)):
+            assert kept is not None
+            kept.copy_(torch.where(skipped.bool(), kept, kept * self.left + new))
+            new.zero_()
+        self.new_batches.zero_()
+        self.left.fill_(1)
+
+
+def commit(module: nn.Module, skipped: Tensor) -> None:
+    """`BatchNorm.commit` of all layers of a module."""
+    for layer in module.modules():
+        if isinstance(layer, BatchNorm):
+            layer.commit(skipped)
 
 
 def head(sizes: list[int], last_norm: bool = True, last_affine: bool = False) -> nn.Sequential:
