@@ -9,6 +9,7 @@ import pytest
 from gridhere import here  # noqa: F401  (a fixture)
 
 from openmae.cli import main
+from openmae.config.recipe import read_recipe
 from openmae.tasks.comparedruns import named
 
 
@@ -21,6 +22,9 @@ def runs(classes, tiny, run, tmp_path_factory) -> list[Path]:
         run("pretrain", classes, "--out", root / name, *tiny, "--steps", 3, *more)
         made.append(root / name)
     return made
+
+
+RECIPES = {"mae": "cifar10", "simclr": "cifar10-simclr", "byol": "cifar10-byol"}
 
 
 def read(out):
@@ -70,7 +74,8 @@ def test_methods_with_their_recipes_below_what_was_typed(here, classes, tmp_path
     said, table = capsys.readouterr().out, read(out)
     assert [row["labels"]["method"] for row in table["rows"]] == ["mae", "simclr", "byol"]
     assert {row["n"] for row in table["rows"]} == {1}
-    assert table["differences"]["lr"] == {"mae": "0.002", "simclr": "0.003", "byol": "0.002"}
+    lr = {m: f"{read_recipe('pretrain', r)['lr']:g}" for m, r in RECIPES.items()}
+    assert table["differences"]["lr"] == lr
     assert "dim" not in table["differences"]
     costs = [row["gflop_per_image"] for row in table["rows"]]
     assert costs[0] < costs[1] < costs[2]

@@ -111,7 +111,10 @@ def page(table: Mapping[str, Any], pictures: Sequence[bytes], command: str) -> s
 def scores_table(table: Mapping[str, Any]) -> str:
     """Rows with means, intervals and marks, then the baselines."""
     labels, scores = table["labels"], table["scores"]
-    heads = [*labels, *(h for s in scores for h in (f"{s['name']}, %", "95 % interval", "", "n"))]
+    heads = [
+        *labels,
+        *(h for s in scores for h in (f"{s['name']}, %", "95 % interval", "against the best", "n")),
+    ]
     rows = []
     for row in table["rows"]:
         cells = [text(row["labels"].get(name, "")) for name in labels]

@@ -44,6 +44,15 @@ def _cost(row: Mapping[str, Any], name: str) -> float | None:
     return operations
 
 
+def _plain_ticks(axis: Any) -> None:
+    """Numbers of a logarithmic axis as people write them, at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _panel(
     axes: Any, table: Mapping[str, Any], score: Mapping[str, Any], cost: str, label: str
 ) -> None:
@@ -66,8 +75,11 @@ def _panel(
     costs = [spent for _, _, spent, _ in points]
     if min(costs) > 0 and max(costs) > 5 * min(costs):
         axes.set_xscale("log")
+        axes.set_xlim(min(costs) / 1.4, max(costs) * 2)  # room for the names
+        _plain_ticks(axes.xaxis)
     else:
         axes.set_xlim(left=0, right=1.35 * max(costs) or 1)
+    axes.margins(y=0.12)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
     axes.set_title(score["name"])
