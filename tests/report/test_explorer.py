@@ -14,7 +14,7 @@ from PIL import Image
 
 import openmae
 from openmae.cli import main
-from openmae.config.evaluate import patches_of
+from openmae.config.pictures import patches_of
 from openmae.data.decode import decode
 from openmae.data.source import ArraySource
 from openmae.errors import DataError, StorageError, UsageError

@@ -62,7 +62,7 @@ TASKS: dict[str, tuple[str, str]] = {
         "Write masks of images, and pictures of them.",
     ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
-    "reconstruct": ("openmae.config.evaluate:ReconstructConfig", "Show what the model fills in."),
+    "reconstruct": ("openmae.config.pictures:ReconstructConfig", "Show what the model fills in."),
     "demo": (
         "openmae.config.demo:DemoConfig",
         "Explore reconstructions in the browser: paint what is hidden.",

@@ -142,66 +142,6 @@ class EmbedConfig(ReaderConfig):
                 yield name, f": the name must end in {' or '.join(suffixes)}"
 
 
-class ReconstructConfig(Settings):
-    """Original, masked, output and pasted, with the model's error beside a mean fill."""
-
-    model: str = setting(..., "a run folder", MODEL, "free", positional=True)
-    images: tuple[str, ...] = setting(
-        ..., "image files, a folder, or the word digits", SCORE, "free", positional=True
-    )
-    out: str = setting("reconstruction.png", "picture to write", RUN, "free", short="-o")
-    mask_ratio: float | None = setting(
-        None, "share to hide; the run's by default", SCORE, "free", ge=0.05, le=0.95
-    )
-    mask: Literal["random", "block", "grid"] | None = setting(
-        None, "how it is chosen; the run's own by default", SCORE, "free"
-    )
-    hide: str | None = setting(
-        None, "patches to hide instead, row by row from 0: 0-3,17,20-25", SCORE, "free"
-    )
-    step: int | None = setting(
-        None, "of a checkpoint that is still there; the newest by default", MODEL, "free", ge=0
-    )
-    cheat_scale: bool = setting(
-        False, "un-normalise with the hidden truth; the picture says so", SCORE, "free"
-    )
-    bands: tuple[int, ...] = setting(
-        (), "channels of the file to show, from 1: one, or red green blue", SCORE, "free"
-    )
-    max_images: int = setting(8, "rows of the picture", SCORE, "free", gt=0)
-    seed: int = setting(0, "of the masks", RUN, "free", ge=0, le=MOST_SEED)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if Path(self.out).suffix not in (".png", ".jpg", ".webp"):
-            yield "out", ": the name must end in .png, .jpg or .webp"
-        if self.hide is not None:
-            if self.mask is not None or self.mask_ratio is not None:
-                yield "hide", " names the patches: drop --mask and --mask-ratio"
-            try:
-                patches_of(self.hide)
-            except ValueError:
-                yield "hide", ": give numbers of patches, such as 0-3,17,20-25"
-
-
-def patches_of(words: str) -> tuple[int, ...]:
-    """0-3,7 -> (0, 1, 2, 3, 7).
-
-    Raises:
-        ValueError: it is no such list, or one of more patches than images have.
-    """
-    found: set[int] = set()
-    for part in words.split(","):
-        first, dash, last = part.strip().partition("-")
-        numbers = [first, last if dash else first]
-        if not all(n.isascii() and n.isdigit() and len(n) < 7 for n in numbers):
-            raise ValueError(words)
-        found |= set(range(int(first), int(numbers[1]) + 1))
-        if int(numbers[1]) < int(first):
-            raise ValueError(words)
-    return tuple(sorted(found))
-
-
 class ModelsConfig(Settings):
     """Names of timm's plain vision transformers."""
 

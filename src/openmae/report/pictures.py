@@ -149,18 +149,12 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
     """One row for each image; small pictures are enlarged without smoothing, so that pixels stay
     honest.
     """
-    height, width = rows[0].pictures[0].shape[1:]
-    scale = max(1, round(160 / max(height, width)))
-    tile_w, tile_h = width * scale, height * scale
+    tile_w, tile_h = tile_size(rows)
     font = ImageFont.load_default(size=13)
-    channels = rows[0].pictures[0].shape[0]
-    first = (0, 1, 2) if channels >= 3 else (0,)
-    display = rows[0].display or Display(first, tuple(b + 1 for b in first), channels)
-    title += display.title()
     gain = display_gain(rows)
-    title += f", shown {gain:g} times brighter" if gain > 1 else ""
+    title += shown_as(rows, gain)
     row_h = tile_h + _LINE * 2 + _MARGIN
-    texts = [[_fit(r.path, 60), r.sentence()] for r in rows]
+    texts = [[short_path(r.path, 60), r.sentence()] for r in rows]
     text_w = max(int(font.getlength(t)) for pair in [*texts, [title]] for t in pair)
     full_w = max(4 * tile_w + 5 * _MARGIN, text_w + 2 * _MARGIN)
     canvas = Image.new("RGB", (full_w, 2 * _LINE + 2 * _MARGIN + row_h * len(rows)), "white")
@@ -172,18 +166,45 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
         )
     for number, (row, lines) in enumerate(zip(rows, texts, strict=True)):
         top = 2 * _LINE + 2 * _MARGIN + number * row_h
-        window = display.window(row.pictures[0])
-        for i, picture in enumerate(row.pictures):
-            tile = Image.fromarray(to_rgb(picture, gain, display.bands, window)).resize(
-                (tile_w, tile_h), Image.Resampling.NEAREST
-            )
-            canvas.paste(tile, (_MARGIN + i * (tile_w + _MARGIN), top))
+        for i, picture in enumerate(tiles(row, gain, (tile_w, tile_h))):
+            canvas.paste(picture, (_MARGIN + i * (tile_w + _MARGIN), top))
         for i, line in enumerate(lines):
             colour = "#b00020" if LEAK in line else "black"
             draw.text((_MARGIN, top + tile_h + i * _LINE), line, fill=colour, font=font)
     return canvas
 
 
-def _fit(text: str, most: int) -> str:
+def tile_size(rows: Sequence[Reconstruction], side: int = 160) -> tuple[int, int]:
+    """Width and height of a shown picture: a whole multiple of its pixels, about `side`."""
+    height, width = rows[0].pictures[0].shape[1:]
+    scale = max(1, round(side / max(height, width)))
+    return width * scale, height * scale
+
+
+def tiles(row: Reconstruction, gain: float, size: tuple[int, int]) -> list[Image.Image]:
+    """The four pictures as they are shown, enlarged without smoothing."""
+    display = _display(row)
+    window = display.window(row.pictures[0])
+    return [
+        Image.fromarray(to_rgb(picture, gain, display.bands, window)).resize(
+            size, Image.Resampling.NEAREST
+        )
+        for picture in row.pictures
+    ]
+
+
+def shown_as(rows: Sequence[Reconstruction], gain: float) -> str:
+    """What has to be said of how pictures are shown, or nothing."""
+    return _display(rows[0]).title() + (f", shown {gain:g} times brighter" if gain > 1 else "")
+
+
+def _display(row: Reconstruction) -> Display:
+    channels = row.pictures[0].shape[0]
+    first = (0, 1, 2) if channels >= 3 else (0,)
+    return row.display or Display(first, tuple(b + 1 for b in first), channels)
+
+
+def short_path(text: str, most: int) -> str:
+    """The end of a name, in one line of what a font can show."""
     clean = text.encode("utf-8", "replace").decode().replace("\n", " ")
     return clean if len(clean) <= most else "..." + clean[-most + 3 :]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,13 @@ from openmae.engine.distributed import joined
 from openmae.engine.features import Features
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results
-from openmae.errors import StorageError, UsageError
+from openmae.errors import UsageError
 from openmae.models.encoder import Encoder
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.embedmap import write_map
 from openmae.tasks.neighbours import duplicates, nearest
 from openmae.tasks.reading import Reader, dry, open_reader, pooling
+from openmae.tasks.writing import require_folder, write_whole
 
 
 def run(config: EmbedConfig, options: Options) -> Results:
@@ -30,10 +30,8 @@ def run(config: EmbedConfig, options: Options) -> Results:
     if config.out.endswith(".parquet"):
         _require_pyarrow(config.out)
     for name in (config.out, config.duplicates, config.neighbours, config.map):
-        if name is not None and not Path(name).expanduser().parent.is_dir():
-            raise StorageError(
-                f"{Path(name).parent} does not exist. Make it first, or name another"
-            )
+        if name is not None:
+            require_folder(name)
     with joined(config.device) as world:
         return _embed(config, options, open_reader(config, world))
 
@@ -48,7 +46,7 @@ def _embed(config: EmbedConfig, options: Options, reader: Reader) -> Results:
     found = reader.features(source)
     if not reader.world.main:
         return Results({})
-    _write(path, lambda to: WRITERS[path.suffix](found, to, config.pool))
+    write_whole(path, lambda to: WRITERS[path.suffix](found, to, config.pool))
     width = found.vectors.shape[1]
     say(
         "Out",
@@ -80,7 +78,7 @@ def _beside(
         say("", f"{near.shape[1]} nearest of each -> {config.neighbours}")
     if config.map:
         target = Path(config.map).expanduser()
-        _write(target, lambda to: write_map(found, config, source, encoder, what, to))
+        write_whole(target, lambda to: write_map(found, config, source, encoder, what, to))
         say("", f"map -> {config.map}")
     return values
 
@@ -90,18 +88,7 @@ def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([head, *rows])
 
-    _write(Path(name).expanduser(), write)
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file at once or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
+    write_whole(Path(name).expanduser(), write)
 
 
 def _require_pyarrow(out: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from openmae.config.base import Options, resolve
-from openmae.config.evaluate import KnnConfig, ProbeConfig, ReconstructConfig
+from openmae.config.evaluate import KnnConfig, ProbeConfig
+from openmae.config.pictures import ReconstructConfig
 from openmae.config.pretrain import PretrainConfig, QuickstartConfig
 from openmae.engine.log import say
 from openmae.engine.runfolder import Results, RunFolder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openmae.config.base import Options
-from openmae.config.evaluate import ReconstructConfig, patches_of
+from openmae.config.pictures import ReconstructConfig, patches_of
 from openmae.data.decode import decode
 from openmae.data.loader import EvalBatches, loader
 from openmae.data.sources import SETS, open_source
@@ -23,49 +23,58 @@ from openmae.engine.runfolder import Results
 from openmae.errors import DataError, StorageError, UsageError
 from openmae.methods.groupedmae import GroupedMAE
 from openmae.methods.mae import MAE
+from openmae.models.encoder import Encoder
 from openmae.randomness import Rand
 from openmae.report.display import display_of
 from openmae.report.hiding import hide
+from openmae.report.picturegrid import animate, columns, many
 from openmae.report.pictures import Reconstruction, reconstruct, sheet
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.reading import dry
+from openmae.tasks.reconstructacross import across_of, columns_across, rows_of, values_of
+from openmae.tasks.writing import require_folder, write_whole
 from openmae.weights import Loaded, load_any
 from openmae.weights.steps import Steps
 
 
 def run(config: ReconstructConfig, options: Options) -> Results:
-    """Write the picture; returns the mean errors on hidden patches."""
+    """Write the picture, and the animation; returns the mean errors on hidden patches."""
     device = resolve_device(config.device)
     loaded, method = pictured(config.model, "reconstruct")
-    path = Path(config.out).expanduser()
-    if not path.parent.is_dir():
-        raise StorageError(f"{path.parent} does not exist. Make it first, or give another -o")
+    path = require_folder(config.out, "give another -o")
+    video = require_folder(config.video) if config.video is not None else None
     hidden = patches_of(config.hide) if config.hide else ()
     try:
         hide(method, Rand(config.seed, 0, 0.0, 0, 1), config.mask, config.mask_ratio, hidden)
     except UsageError as error:
         name = "hide" if hidden else "mask_ratio"
         raise UsageError(f"{options.spell(name)} {getattr(config, name)}: {error}") from None
+    values = values_of(config, loaded, method)
     method = step_of(loaded, method, config.step)
     display_of(method.encoder, config.bands)
-    images, names = _images(config, method)
+    images, names = images_of(config.images, method.encoder, config.max_images)
     if options.dry_run:
         return dry()
-    rand = Rand(config.seed, 0, 0.0, 0, len(images))
-    rows = reconstruct(
-        method.to(device),
-        images.to(device),
-        rand,
-        names,
-        cheat_scale=config.cheat_scale,
-        bands=config.bands,
-        **hide(method, rand, config.mask, config.mask_ratio, hidden),
-    )
-    _save(sheet(rows, _title(config, loaded, method, len(set(hidden)))), path)
-    for row in rows:
+    images, method = images.to(device), method.to(device)
+    rows = rows_of(config, method, images, names, config.mask_ratio, config.seed)
+    found, more = columns_across(config, loaded, method, images, names, values)
+    title = _title(config, loaded, method, len(set(hidden)))
+    steps = across_of(config) == "steps"  # which the labels then name
+    model = loaded.run.name if loaded.run is not None and steps else loaded.what
+    if config.grid:
+        picture = columns(found, model) if config.across else many(rows, title)
+    else:
+        picture = sheet(rows, title)
+    write_whole(path, picture.save)
+    for row in [] if values or config.grid else rows:
         say("", f"{Path(row.path).name}: {row.sentence()}")
-    say("Out", f"{path}   original | masked | output | pasted")
-    return Results({**_means(rows), "seed": config.seed}, path.parent)
+    kind = "" if config.grid else "   original | masked | output | pasted"
+    say("Out", f"{path}{kind}")
+    if video is not None:
+        form = {".webp": "WEBP", ".gif": "GIF"}[video.suffix]
+        write_whole(video, lambda to: animate(found, model, to, form))
+        say("Out", f"{video}   {len(found)} frames")
+    return Results({**_means(rows), **more, "seed": config.seed}, path.parent)
 
 
 def pictured(model: str, task: str) -> tuple[Loaded, MAE]:
@@ -145,29 +154,19 @@ def _means(rows: list[Reconstruction]) -> dict[str, Any]:
     return {**means, "n": len(rows)}
 
 
-def _save(picture: object, path: Path) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        picture.save(temporary)  # type: ignore[attr-defined]
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
-    """The images that the words name, at the model's size; folders are thinned evenly."""
-    decoding = decoding_of(method.encoder)
-    transform = EvalTransform(method.encoder.image_size)
+def images_of(words: Sequence[str], encoder: Encoder, most: int) -> tuple[Tensor, list[str]]:
+    """The images that words name, at the model's size; folders are thinned evenly."""
+    decoding = decoding_of(encoder)
+    transform = EvalTransform(encoder.image_size)
     found: list[tuple[str, Pixels]] = []
-    for word in config.images:
+    for word in words:
         path = Path(word).expanduser()
         if path.is_file() and path.suffix.lower() not in SETS:
             found.append((word, _decode(path, decoding)))
             continue
         source = open_source(word, decoding, split="test")
-        require_fit(source, method.encoder)
-        rows = np.linspace(0, len(source) - 1, min(config.max_images, len(source))).astype(int)
+        require_fit(source, encoder)
+        rows = np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)
         for index in sorted(set(rows.tolist())):
             try:
                 found.append((source.path(index), source[index]["image"]))
@@ -175,9 +174,9 @@ def _images(config: ReconstructConfig, method: MAE) -> tuple[Tensor, list[str]]:
                 warn(f"{source.path(index)}: {error}. Left out")
     if not found:
         raise DataError("no image could be read")
-    if len(found) > config.max_images:
-        warn(f"{len(found)} images given, the first {config.max_images} are shown (--max-images)")
-    found = found[: config.max_images]
+    if len(found) > most:
+        warn(f"{len(found)} images given, the first {most} are shown (--max-images)")
+    found = found[:most]
     return torch.stack([transform(image) for _, image in found]), [name for name, _ in found]
 
 

@@ -1,0 +1,36 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from openmae.errors import StorageError
+
+
+def require_folder(name: str, fix: str = "name another") -> Path:
+    """The path of a file to write.
+
+    Raises:
+        StorageError: there is no folder for it.
+    """
+    path = Path(name).expanduser()
+    if not path.parent.is_dir():
+        raise StorageError(f"{Path(name).parent} does not exist. Make it first, or {fix}")
+    return path
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make the file under another name (with the same ending), then rename it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
