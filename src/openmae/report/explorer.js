@@ -72,7 +72,8 @@ async function show(answer) {
   $("t-mse").textContent = rmse ? "masked-patch RMSE" : "masked-patch MSE";
   $("mse").textContent = rmse ? rmse[0].toPrecision(4) : number(answer.mse);
   $("fill").textContent = rmse ? rmse[1].toPrecision(4) : number(answer.mean_fill_mse);
-  $("t-better").textContent = answer.better >= 0 ? "better than mean fill by" : "worse by";
+  const how = answer.better >= 0 ? "better than mean fill by" : "worse than mean fill by";
+  $("t-better").textContent = rmse ? `MSE ${how}` : how;
   $("better").textContent = `${Math.round(Math.abs(100 * answer.better))} %`;
   $("better").className = answer.better >= 0 ? "good" : "bad";
   const all = model.grid[0] * model.grid[1];

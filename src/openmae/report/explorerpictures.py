@@ -100,6 +100,8 @@ def shown(row: Reconstruction) -> dict[str, Any]:
         data_url(png(to_rgb(row.pictures[i], gain, display.bands, window))) for i in (0, 2)
     )
     error, most = heat(row.pictures[0], row.pictures[2], hidden_pixels(row))
+    if display.value_range is not None:  # in the values of the file, as the numbers are
+        most *= display.value_range[1] - display.value_range[0]
     title = display.title().removeprefix(", ")
     title += f"{', ' if title else ''}shown {gain:g} times brighter" if gain > 1 else ""
     return {
