@@ -42,6 +42,7 @@ _COMMANDS = (
     "segment_predict",
     "embed",
     "reconstruct",
+    "attention",
     "demo",
     "data_check",
     "inspect",

@@ -153,6 +153,7 @@ WRITTEN = (
     "mine",
     "folder",
 )
+TO_FILE = ("embed", "reconstruct", "attention", "predict", "convert", "export", "report")
 SLOW = (
     "pretrain", "finetune", "detect", "segment", "export", "benchmark", "doctor", "ablate",
     "compare", "tokenize", "demo", "report", "watch",
@@ -166,7 +167,8 @@ def value(task: str, name: str, rng: random.Random) -> list[str]:
     if task != "pretrain" and name in ("model", "file"):
         pool = READ
     if (
-        task.split()[-1] in ("embed", "reconstruct", "predict", "convert", "export", "report")
+        task.split()[-1]
+        in ("embed", "reconstruct", "attention", "predict", "convert", "export", "report")
         and name == "out"
     ):
         pool = WRITTEN

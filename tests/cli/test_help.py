@@ -121,6 +121,7 @@ def test_json_is_one_object_and_nothing_else(cli, tiny, tiny_run, tmp_path):
         "probe": ["probe", tiny_run, photos, "--out", tmp_path / "probe"],
         "embed": ["embed", tiny_run, photos, "-o", tmp_path / "x.npz"],
         "reconstruct": ["reconstruct", tiny_run, photos, "-o", tmp_path / "x.png"],
+        "attention": ["attention", tiny_run, photos, "-o", tmp_path / "a.png"],
     }
     for name, words in commands.items():
         said = cli(*words, "--json")

@@ -38,3 +38,21 @@ def test_weights_times_values_are_the_output_of_the_block(more):
     value = attention.qkv(x).unflatten(-1, (3, 2, -1))[:, :, 2]  # (B, N, heads, d)
     mixed = torch.einsum("bhn,bnhd->bhd", whole, value).flatten(1)
     torch.testing.assert_close(attention.proj(mixed), out[:, at + 7])
+
+
+@torch.no_grad()
+def test_the_class_token_looks_too_in_any_block():
+    torch.manual_seed(0)
+    encoder = MAE(**TINY_MAE).eval().double().encoder
+    encoder.vit.blocks[0].attn.qkv.weight.mul_(20)
+    attention, caught = encoder.vit.blocks[0].attn, []
+    hook = attention.register_forward_hook(lambda _, given, out: caught.append((given[0], out)))
+    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    encoder(images)
+    hook.remove()
+    patches, prefix = attention_of(encoder, images, None, layer=1)
+    x, out = caught[0]
+    value = attention.qkv(x).unflatten(-1, (3, 2, -1))[:, :, 2]
+    whole = torch.cat([prefix[..., None], patches], dim=-1)
+    mixed = torch.einsum("bhn,bnhd->bhd", whole, value).flatten(1)
+    torch.testing.assert_close(attention.proj(mixed), out[:, 0])

@@ -63,6 +63,7 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("openmae.config.evaluate:EmbedConfig", "Write one feature vector for each image."),
     "reconstruct": ("openmae.config.pictures:ReconstructConfig", "Show what the model fills in."),
+    "attention": ("openmae.config.pictures:AttentionConfig", "Show where a patch looks."),
     "demo": (
         "openmae.config.demo:DemoConfig",
         "Explore reconstructions in the browser: paint what is hidden.",
@@ -113,11 +114,16 @@ TASKS: dict[str, tuple[str, str]] = {
 """
 
 
+_OWN_MODULE = {"attention": "attentionmaps"}  # tasks.attention chooses how runs attend
+
+
 def module_of(task: str) -> str:
     """The module of a task: of two words the second (`data check` is `check`), or both where the
     first is a command by itself (`segment evaluate` is `segmentevaluate`).
     """
     words = task.split()
+    if task in _OWN_MODULE:
+        return _OWN_MODULE[task]
     return "".join(words) if words[0] in TASKS else words[-1]
 
 
