@@ -252,7 +252,7 @@ def _end(
         "Done",
         f"loss {loss}{more}, {duration(_seconds(rows))} of training, {skipped} skipped steps",
     )
-    for number, line in enumerate(kind.next_steps(job, folder)):
+    for number, line in enumerate([*kind.next_steps(job, folder), f"openmae report {folder.path}"]):
         say("" if number else "Next", line)
     return Results(results, folder.path)
 
