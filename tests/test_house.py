@@ -15,10 +15,11 @@ from openmae.config import TASKS, module_of
 ROOT = Path(openmae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
-LEAVES = {"errors", "randomness", "rank"}
+LEAVES = {"errors", "randomness", "rank", "reprs"}
 MAY_IMPORT = {
     "errors": set(),
     "randomness": set(),
+    "reprs": set(),
     "rank": {"errors"},
     "config": set(),
     "models": set(),

@@ -18,11 +18,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from openmae.methods.mae import MAE
     from openmae.models.encoder import list_models
+    from openmae.report.show import show
     from openmae.weights import load
 
 _NAMES = {
     "MAE": "openmae.methods.mae",
     "load": "openmae.weights",
+    "show": "openmae.report.show",
     "list_models": "openmae.models.encoder",  # the command `models`; openmae.models is a package
 }
 _COMMANDS = (
@@ -58,7 +60,7 @@ _COMMANDS = (
 )
 _RENAMED = {"write_report": "report"}  # openmae.report is a package
 
-__all__ = ["MAE", "__version__", "list_models", "load", *_COMMANDS, *_RENAMED]
+__all__ = ["MAE", "__version__", "list_models", "load", "show", *_COMMANDS, *_RENAMED]
 
 
 def __getattr__(name: str) -> Any:

@@ -166,11 +166,7 @@ def value(task: str, name: str, rng: random.Random) -> list[str]:
     pool = GOOD.get(name, ("1", "2", "0.5"))
     if task != "pretrain" and name in ("model", "file"):
         pool = READ
-    if (
-        task.split()[-1]
-        in ("embed", "reconstruct", "attention", "predict", "convert", "export", "report")
-        and name == "out"
-    ):
+    if task.split()[-1] in TO_FILE and name == "out":
         pool = WRITTEN
     if name == "data":
         pool = ("photos", "digits", "nowhere", "thesis.txt", "mine", "photos/a")

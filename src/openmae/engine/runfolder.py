@@ -20,6 +20,7 @@ import yaml
 
 from openmae.engine.textfile import write_text
 from openmae.errors import StorageError
+from openmae.reprs import lines, table
 
 CONFIG = "config.yaml"
 _START = (".lock", "environment.json", "data_files.txt", "bad_files.jsonl", "status.json", CONFIG)
@@ -33,6 +34,15 @@ class Results(dict[str, Any]):
     ) -> None:
         super().__init__(values)
         self.folder, self.exit_code = folder, exit_code
+
+    def __repr__(self) -> str:
+        """A line for each value, with the folder."""
+        where = "" if self.folder is None else f", files in {self.folder}"
+        return "\n".join([f"Results: {len(self)} values{where}", *lines(self)])
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        return table(self, "Results" if self.folder is None else f"Results, files in {self.folder}")
 
 
 class RunFolder:

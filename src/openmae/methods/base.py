@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from openmae.errors import UsageError
+from openmae.models.described import Described
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
 from openmae.models.following import follow as follow
 
@@ -28,7 +29,7 @@ class Randomness(Protocol):
     def seed_of(self, purpose: str) -> int: ...
 
 
-class Base(nn.Module):
+class Base(Described, nn.Module):
     """A method on an encoder with frozen sin-cos positions.
 
     A subclass takes these as `**encoder` beside its own keyword arguments, all with defaults, and

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.models.attention import kernel
+from openmae.models.described import Described
 from openmae.models.groups import Groups, group, group_table
 from openmae.models.initialise import token, xavier_conv, xavier_linear
 from openmae.models.products import multiply
@@ -30,7 +31,7 @@ Fuse = Callable[[Sequence[Tensor]], Tensor]
 _PLAIN = ("vision_transformer", "deit")  # timm's modules of plain ViTs
 
 
-class Encoder(nn.Module):
+class Encoder(Described, nn.Module):
     """A timm ViT with the mean and standard deviation of its input.
 
     Args:
