@@ -7,7 +7,7 @@ Anything else that escapes is a bug, and the command line shows it as one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class OpenMAEError(Exception):
@@ -72,3 +72,10 @@ INTERRUPTED = 130
 def did_you_mean(word: str, known: Iterable[str], n: int = 1) -> list[str]:
     """The `n` names of `known` closest to `word`, best first; empty when nothing is near."""
     return difflib.get_close_matches(word, list(known), n=n, cutoff=0.6)
+
+
+def no_argument(what: str, name: str, known: Collection[str]) -> str:
+    """That `what` has no argument of a name, and which one is near, or all that it has."""
+    near = did_you_mean(name, known)
+    hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known) or 'none'}."
+    return f"{what} has no {name}. {hint}"

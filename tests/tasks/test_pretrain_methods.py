@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -33,6 +34,8 @@ def test_a_run_and_its_exact_resume(name, cli, photos, tmp_path, logged):
     assert "reconstruct" not in said.out
     records = [r for r in read_jsonl(whole / "metrics.jsonl") if "loss" in r]
     assert all(r["feature_spread"] > 0 and r["effective_rank"] >= 1 for r in records)
+    decays = [0.4 + (0.05 - 0.4) * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    assert [r["weight_decay"] for r in records] == pytest.approx(decays, rel=1e-9)
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoints/step_00000004")  # as if killed before that save
     again = cli("pretrain", photos, "--out", cut, *words)
@@ -56,6 +59,7 @@ def test_a_method_with_defaults_of_its_own_goes_on_as_it_began(name, cli, photos
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     said = cli("pretrain", photos, "--out", whole, *words)
     assert said.code == 0, said.err
+    assert not any("weight_decay" in r for r in read_jsonl(whole / "metrics.jsonl")), "it stays"
     saved = yaml.safe_load((whole / "config.yaml").read_text())
     assert (saved["mask_tokens"], saved["decoder"]) == ("encoder", "linear")
     assert saved["target"] == saved["resolved"]["predicts"] == openmae.load(whole).target
@@ -82,6 +86,7 @@ def test_what_means_nothing_is_refused(cli, photos, tmp_path):
         (("--method", "simclr", "--val", 0.2), "has no loss of held-out images"),
         (("--method", "simclr", "--micro-batch", 4), "the loss is over the whole batch"),
         (("--method-args", "mask_ratio=0.5",), "method mae has no mask_ratio"),
+        (("--method", "maskfeat", "--target-args", "cel=4"), "target hog has no cel. Did you mean"),
     ]:  # fmt: skip
         said = cli("pretrain", photos, "--out", tmp_path / "x", *SMALL, *RUN, *STEPS, *words)
         assert said.code == 2, (words, said.out, said.err)
@@ -109,6 +114,24 @@ def test_what_is_typed_is_refused_with_a_recipe_too(cli, photos, tmp_path):
             photos, out=tmp_path / "x", recipe=str(recipe), method="byol", mask_ratio=0.6
         )
     assert cli("pretrain", photos, *words, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("name", methods())
+def test_an_argument_that_is_none_is_a_mistake_in_python_too(name):
+    with pytest.raises(UsageError, match=r"method \w+ has no image_sise. Did you mean image_size"):
+        methods()[name](image_sise=16)
+    with pytest.raises(UsageError, match=r"has no zzz\. It has .*encoder"):
+        methods()[name](zzz=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [("hog", "has no cel. Did you mean cell"), ("norm_pixels", "has no cel. It has none")],
+)
+def test_so_is_an_argument_that_a_target_does_not_have(target, told):
+    sizes = {"encoder": "vit_tiny_patch16_224", "image_size": 16, "decoder_depth": 1}
+    with pytest.raises(UsageError, match=f"target {target} {told}"):
+        openmae.MAE(**sizes, target=target, target_args={"cel": 1})
 
 
 def test_every_method_tells_its_views_or_takes_crops():

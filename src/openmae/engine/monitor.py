@@ -108,6 +108,7 @@ class Monitor:
             "loss": sum(r[0] for r in finite) / count if finite else None,
             "grad_norm": sum(r[1] for r in finite) / count if finite else None,
             "lr": self.plan.schedule(step - 1),
+            **({"weight_decay": self.plan.decay(step - 1)} if self.plan.decay else {}),
             "skipped": len(rows) - len(finite),
             "images_per_s": images / elapsed,
             "data_share": min(self.waited / elapsed, 1.0),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
-from openmae.errors import UsageError
+from openmae.errors import UsageError, no_argument
 from openmae.models.described import Described
 from openmae.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_vit, create_arguments
 from openmae.models.following import follow as follow
@@ -46,7 +46,7 @@ class Base(Described, nn.Module):
         value_range, bands: as of `Encoder`.
 
     Raises:
-        UsageError: an unknown name, or sizes that do not fit.
+        UsageError: an unknown name or argument, or sizes that do not fit.
     """
 
     batch_coupled: bool = False
@@ -56,6 +56,14 @@ class Base(Described, nn.Module):
     masked: ClassVar[bool] = False
     """Hidden patches of one crop are predicted: held-out images then have a loss with fixed masks.
     """
+
+    def __new__(cls, *_: Any, **told: Any) -> Self:
+        known = [*own_arguments(cls), *inspect.signature(Base.__init__).parameters]
+        for name in told:
+            if name not in known:
+                known.remove("self")
+                raise UsageError(no_argument(f"method {cls.__name__}", name, known))
+        return super().__new__(cls)
 
     def __init__(
         self,

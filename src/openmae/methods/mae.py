@@ -20,7 +20,7 @@ from openmae.models.initialise import token
 from openmae.models.masking import MASKS, Mask, choose, for_each, moved, num_kept, some_of
 from openmae.models.masktokens import encode_masked, encode_masked_plain
 from openmae.models.patches import patchify, take
-from openmae.targets import TARGETS, Target
+from openmae.targets import TARGETS, Target, target_of
 
 
 class MAE(Base):
@@ -125,8 +125,7 @@ class MAE(Base):
         """Make the target of a name."""
         if name not in TARGETS:
             raise UsageError(unknown("target", name, TARGETS))
-        kind: Any = TARGETS[name]
-        self.predicts: Target = kind.of(self.encoder, **arguments)
+        self.predicts: Target = target_of(name, self.encoder, **arguments)
         self._target = name
 
     @property

@@ -4,6 +4,11 @@ class and its line.
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
+from openmae.errors import UsageError, no_argument
+from openmae.models.encoder import Encoder
 from openmae.targets.base import Target
 from openmae.targets.features import Features
 from openmae.targets.hog import HOG
@@ -19,3 +24,22 @@ TARGETS: dict[str, type[Target]] = {
     "features": Features,
     "tokens": Tokens,
 }
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """The arguments that a target can be told, with their defaults."""
+    known = inspect.signature(TARGETS[name].__init__).parameters
+    return {n: p.default for n, p in known.items() if p.default is not inspect.Parameter.empty}
+
+
+def target_of(name: str, encoder: Encoder, **told: Any) -> Target:
+    """The target of a name for the patches that an encoder sees.
+
+    Raises:
+        UsageError: an argument that it does not have, or values that do not fit.
+    """
+    own = arguments_of(name)
+    for argument in told:
+        if argument not in own:
+            raise UsageError(no_argument(f"target {name}", argument, own))
+    return TARGETS[name].of(encoder, **told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openmae.errors import UsageError, did_you_mean
+from openmae.errors import UsageError, no_argument
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -24,9 +24,7 @@ def named_values(
 def _read(word: str, own: Mapping[str, Any], option: str, what: str) -> tuple[str, Any]:
     name, _, text = word.partition("=")
     if name not in own:
-        near = did_you_mean(name, own)
-        hint = f" Did you mean {near[0]}?" if near else f" It has {', '.join(own) or 'none'}."
-        raise UsageError(f"{option} {word}: {what} has no {name}.{hint}")
+        raise UsageError(f"{option} {word}: {no_argument(what, name, own)}")
     kind = type(own[name])
     try:
         if kind is bool:

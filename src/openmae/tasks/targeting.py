@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from openmae.data.sources import Source
 from openmae.errors import OpenMAEError, StorageError, UsageError
 from openmae.methods.base import Base
 from openmae.models.patches import patchify
-from openmae.targets import TARGETS
+from openmae.targets import TARGETS, arguments_of
 from openmae.targets.features import EMA
 from openmae.targets.pca import PCA
 from openmae.targets.tokens import Tokens
@@ -38,8 +37,7 @@ def target_arguments(
     Raises:
         UsageError: a name that the target does not have, or a value of the wrong kind.
     """
-    known = inspect.signature(TARGETS[config.target].__init__).parameters
-    defaults = {n: p.default for n, p in known.items()}
+    defaults = arguments_of(config.target)
     own = {n: d for n, d in defaults.items() if isinstance(d, bool | int | float | str)}
     words = named_values(config.target_args, own, "--target-args", f"target {config.target}")
     return {**((resolved or {}).get("target_parts") or target_parts(config)), **words}
