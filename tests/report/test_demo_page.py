@@ -109,6 +109,7 @@ def test_names_cannot_leave_their_place_in_the_file(explore, monkeypatch):
     page = static_page(explorer, 1, seeds=(0,), ratios=())
     assert evil not in page
     assert "<script>alert" not in page
+    assert not set("<>&") & set(Parts(page).inside[1][1])
     assert json.loads(Parts(page).inside[1][1])["images"][0]["name"] == evil
 
 

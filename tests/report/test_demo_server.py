@@ -42,18 +42,21 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_hundred_requests_at_once_are_answered_or_refused(running):
+def test_a_hundred_requests_at_once_are_answered_or_refused(running, monkeypatch):
+    explorer = running.desk.explorer
+    inner = explorer.reconstruct
+    monkeypatch.setattr(explorer, "reconstruct", lambda ask: (time.sleep(0.02), inner(ask))[1])
     post(running.port, {"image": 0})
     gc.collect()
     before = memory()
-    expected = running.desk.explorer.reconstruct(Ask(0, seed=3))["mse"]
+    expected = inner(Ask(0, seed=3))["mse"]
     for _ in range(2):
         with ThreadPoolExecutor(100) as pool:
             found = list(
                 pool.map(lambda i: post(running.port, {"image": 0, "seed": 3}), range(100))
             )
         codes = [status for status, _, _ in found]
-        assert set(codes) <= {200, 503}
+        assert set(codes) == {200, 503}
         assert codes.count(200) >= 9  # one that runs and eight that wait, at the least
         for status, headers, body in found:
             if status == 200:
