@@ -60,7 +60,7 @@ def chart(panel: Panel, name: str) -> str:
     if not drawn:
         return ""
     unit = f", {panel.unit}" if panel.unit else ""
-    about = panel.about + (". " if panel.about else "")
+    about = panel.about[:1].upper() + panel.about[1:] + (". " if panel.about else "")
     legend = _legend(drawn, bool(panel.marks)) if len(drawn) > 1 or panel.marks else ""
     banded = any(len(line.x) < line.of for line in drawn)
     about += "Band: least to most; line: mean. " if banded else ""
