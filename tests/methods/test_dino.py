@@ -8,45 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from gloo import in_ranks
+from dino_models import SIZE, SKIPPED, SOUND, are_one, batch, goes_on, rand, step_of_a_rank
 from torch import Tensor
 
 from openmae.errors import UsageError
 from openmae.methods.dino import DINO, class_token, cross_entropy, resized
 from openmae.models.positions import GridTables
-from openmae.randomness import Rand
 
-SIZE: dict[str, Any] = {
-    "encoder": "vit_tiny_patch16_224",
-    "image_size": 8,
-    "patch_size": 2,
-    "encoder_args": {"embed_dim": 16, "depth": 2, "num_heads": 2},
-    "hidden": 24,
-    "bottleneck": 8,
-    "out": 32,
-    "local_crops": 2,
-    "local_size": 4,
-}
-ROWS = 8
 CENTER = 2.0
-SOUND, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 
 
 def tiny(seed: int = 0, **more: Any) -> DINO:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DINO(**(SIZE | more)).double()
-
-
-def batch(seed: int = 1, rows: int = ROWS) -> dict[str, Tensor]:
-    made = torch.Generator().manual_seed(seed)
-    image = torch.randn(rows, 2, 3, 8, 8, generator=made, dtype=torch.float64)
-    local = torch.randn(rows, 2, 3, 4, 4, generator=made, dtype=torch.float64)
-    return {"image": image, "local": local}
-
-
-def rand(step: int = 0, progress: float = 0.5, first: int = 0, rows: int = ROWS) -> Rand:
-    return Rand(seed=0, step=step, progress=progress, first=first, rows=rows)
 
 
 def made(shift: float, views: int) -> Tensor:
@@ -185,52 +160,14 @@ def test_refused(more, words):
         tiny(**more)
 
 
-def train(method: DINO, first: int, steps: int, optimizer: Any) -> list[float]:
-    losses = []
-    for step in range(first, first + steps):
-        out = method(batch(step), rand(step, step / 10))
-        optimizer.zero_grad()
-        out["loss"].backward()
-        optimizer.step()
-        method.after_step(rand(step, step / 10), SOUND)
-        losses.append(out["loss"].item())
-    return losses
-
-
-def adam(method: DINO) -> Any:
-    return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
-
-
 def test_state_is_all_that_is_needed_to_go_on():
-    method = tiny(norm_last_layer=False)
-    optimizer = adam(method)
-    train(method, 0, 3, optimizer)
-    state, of_optimizer = (copy.deepcopy(x.state_dict()) for x in (method, optimizer))
-    losses = train(method, 3, 3, optimizer)
-    again = tiny(7, norm_last_layer=False)
-    again.load_state_dict(state)
-    fresh = adam(again)
-    fresh.load_state_dict(of_optimizer)
-    assert train(again, 3, 3, fresh) == losses
-    end = method.state_dict()
-    assert all(torch.equal(v, end[n]) for n, v in again.state_dict().items())
-    assert end["center"].abs().sum() > 0
+    assert goes_on(tiny)["center"].abs().sum() > 0
 
 
 def of_rank(first: int, rows: int) -> dict[str, Tensor]:
-    method, whole = tiny(drop_path=0.5), batch()
-    part = {n: v[first : first + rows] for n, v in whole.items()}
-    out = method(part, rand(first=first, rows=rows))
-    out["loss"].backward()
-    method.after_step(rand(), SOUND)
-    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
-    return {"loss": out["loss"].detach(), "center": method.center} | grads
+    method = tiny(drop_path=0.5)
+    return step_of_a_rank(method, first, rows) | {"center": method.center}
 
 
 def test_two_ranks_are_one(tmp_path):
-    found = in_ranks(2, lambda r: of_rank(r * ROWS // 2, ROWS // 2), tmp_path)
-    for name, want in of_rank(0, ROWS).items():
-        mean = torch.stack([one[name] for one in found]).mean(0)
-        assert (mean - want).norm() <= 1e-12 * want.norm() + 1e-14, name
-    assert torch.equal(found[0]["center"], found[1]["center"])
-    assert found[0]["loss"] != found[1]["loss"]
+    are_one(of_rank, tmp_path, "center")

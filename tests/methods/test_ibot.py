@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from ibot_models import LENGTH, ROWS, SKIPPED, SOUND, apart, batch, rand, tiny
+from dino_models import ROWS, SKIPPED, SOUND, batch, rand
+from ibot_models import LENGTH, apart, tiny
 from torch import Tensor
 
 from openmae.errors import UsageError

@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
-from gloo import in_ranks
-from ibot_models import ROWS, SOUND, apart, batch, rand, tiny
+from dino_models import ROWS, adam, are_one, goes_on, rand, step_of_a_rank, train
+from ibot_models import apart, tiny
 from torch import Tensor
-
-from openmae.methods.ibot import IBOT
-
-
-def adam(method: IBOT, lr: float = 1e-2) -> Any:
-    return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=lr)
-
-
-def train(method: IBOT, first: int, steps: int, optimizer: Any, data: Any = batch) -> list[float]:
-    losses = []
-    for step in range(first, first + steps):
-        out = method(data(step), rand(step, step / 100, first=step * ROWS))
-        optimizer.zero_grad()
-        out["loss"].backward()
-        optimizer.step()
-        method.after_step(rand(step, step / 100), SOUND)
-        losses.append(out["loss"].item())
-    return losses
 
 
 def test_state_is_all_that_is_needed_to_go_on():
-    method = tiny(norm_last_layer=False)
-    optimizer = adam(method)
-    train(method, 0, 3, optimizer)
-    state, of_optimizer = (copy.deepcopy(x.state_dict()) for x in (method, optimizer))
-    losses = train(method, 3, 3, optimizer)
-    again = tiny(7, norm_last_layer=False)
-    again.load_state_dict(state)
-    fresh = adam(again)
-    fresh.load_state_dict(of_optimizer)
-    assert train(again, 3, 3, fresh) == losses
-    end = method.state_dict()
-    assert all(torch.equal(v, end[n]) for n, v in again.state_dict().items())
-    assert end["patch_center"].abs().sum() > 0
+    assert goes_on(tiny)["patch_center"].abs().sum() > 0
 
 
 def of_rank(first: int, rows: int) -> dict[str, Tensor]:
-    method, whole = apart(tiny(drop_path=0.5)), batch()
-    part = {n: v[first : first + rows] for n, v in whole.items()}
-    out = method(part, rand(first=first, rows=rows))
-    out["loss"].backward()
-    method.after_step(rand(), SOUND)
-    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    method = apart(tiny(drop_path=0.5))
     centers = {"center": method.center, "patch_center": method.patch_center}
-    return {"loss": out["loss"].detach()} | centers | grads
+    return step_of_a_rank(method, first, rows) | centers
 
 
 def test_two_ranks_are_one(tmp_path):
-    found = in_ranks(2, lambda r: of_rank(r * ROWS // 2, ROWS // 2), tmp_path)
-    for name, want in of_rank(0, ROWS).items():
-        mean = torch.stack([one[name] for one in found]).mean(0)
-        assert (mean - want).norm() <= 1e-12 * want.norm() + 1e-14, name
-    assert torch.equal(found[0]["patch_center"], found[1]["patch_center"])
-    assert found[0]["loss"] != found[1]["loss"]
+    are_one(of_rank, tmp_path, "patch_center")
 
 
 def noisy(step: int) -> dict[str, Tensor]:

@@ -29,7 +29,9 @@ def encode_masked(
     embed = encoder.vit.patch_embed
     weight = embed.proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p*q*C), channel last
     x = embed.norm(multiply(patches, weight, embed.proj.bias, encoder.products))
-    return _run(encoder, x, kept, hidden, mask_token, positions, fuse)
+    masks = mask_token.to(x.dtype).expand(len(x), hidden.shape[1], -1)
+    ids = torch.cat([kept, hidden], dim=1)
+    return encoder._transform(torch.cat([x, masks], dim=1), ids, positions, fuse)
 
 
 def encode_masked_plain(
@@ -65,17 +67,3 @@ def encode_where(
     x = torch.where(away[..., None], mask_token.to(x.dtype), x)
     every = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     return encoder._transform(x, every, positions, fuse)
-
-
-def _run(
-    encoder: Encoder,
-    x: Tensor,
-    kept: Tensor,
-    hidden: Tensor,
-    mask_token: Tensor,
-    positions: Tensor | None,
-    fuse: Fuse | None,
-) -> Tensor:
-    masks = mask_token.to(x.dtype).expand(len(x), hidden.shape[1], -1)
-    ids = torch.cat([kept, hidden], dim=1)
-    return encoder._transform(torch.cat([x, masks], dim=1), ids, positions, fuse)
