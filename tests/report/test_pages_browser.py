@@ -1,5 +1,5 @@
 """Pages in headless Chromium, by day and by night, wide and narrow. Skipped, saying so, without
-Playwright and Chromium; the accessibility check also without axe-core (AXE_CORE=axe.min.js, or
+Playwright and Chromium; the accessibility check also without axe-core (OPENMAE_AXE=axe.min.js, or
 `npm pack axe-core` unpacked in node_modules).
 """
 
@@ -21,7 +21,7 @@ from openmae.tasks.watch import Watched
 
 sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
+AXE = Path(os.environ.get("OPENMAE_AXE", "node_modules/axe-core/axe.min.js"))
 LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
