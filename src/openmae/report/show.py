@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import re
 import sys
@@ -69,9 +70,7 @@ def show(thing: Any) -> Any:
     """
     found = _shown(thing)
     if _in_notebook():
-        from IPython.display import display  # type: ignore[import-not-found]
-
-        display(found)
+        importlib.import_module("IPython.display").display(found)
         return None
     if not hasattr(sys, "ps1"):
         print(found)
