@@ -23,7 +23,9 @@ AXE = Path(os.environ.get("OPENMAE_AXE", "/usr/share/javascript/axe-core/axe.min
 @pytest.fixture(scope="module")
 def browser():
     with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        made = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield made
         made.close()
 
