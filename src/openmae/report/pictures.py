@@ -83,7 +83,7 @@ def reconstruct(
     display = display_of(encoder, bands)
     training = method.training
     method.eval()  # one mask an image, and every hidden patch, whatever training saves
-    out = method(images, rand, noise, mask_ratio, keep, full=True)
+    out = method(images, rand, noise=noise, mask_ratio=mask_ratio, keep=keep, full=True)
     method.train(training)
     hidden = out["mask"][..., None].bool()  # (B, L, 1)
     patches = patchify(encoder.normalize(images), encoder.patch)

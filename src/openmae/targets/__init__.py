@@ -39,7 +39,8 @@ def target_of(name: str, encoder: Encoder, **told: Any) -> Target:
         UsageError: an argument that it does not have, or values that do not fit.
     """
     own = arguments_of(name)
+    known = {*own, *inspect.signature(TARGETS[name].of).parameters}  # how it was made, too
     for argument in told:
-        if argument not in own:
+        if argument not in known:
             raise UsageError(no_argument(f"target {name}", argument, own))
     return TARGETS[name].of(encoder, **told)
