@@ -156,6 +156,22 @@ def startup(name: str, result: Result) -> str:
     return "\n\n".join([origin(name, result), table(["", "s", "goal"], rows)])
 
 
+def dense(name: str, result: Result) -> str:
+    """Images a second and peak memory of training and prediction."""
+    rows = [
+        [r["name"], f"{r['parameters'] / 1e6:.0f} M", *_pair(r, "train"), *_pair(r, "predict")]
+        for r in result["rows"]
+    ]
+    words = ["", "parameters", "training, images/s", "GiB", "prediction, images/s", "GiB"]
+    told = result["settings"]
+    head = f"### {told['task']}, {told['size']} px, batch {told['batch_size']}"
+    return "\n\n".join([head, origin(name, result | told), table(words, rows)])
+
+
+def _pair(row: Result, kind: str) -> list[str]:
+    return [f"{row[kind]['images_per_s']:.2f}", f"{row[f'{kind}_peak_bytes'] / 2**30:.1f}"]
+
+
 def scaling(name: str, result: Result) -> str:
     """Rate by threads."""
     rows = [
@@ -241,6 +257,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], str]]] = {
         " gloo),\nin turn.",
         ranks,
     ),
+    "dense": ("Detection, segmentation", "Beside networks without a ViT, in turn.", dense),
     "curves": ("The same curve", "The fast path is exact.", curves),
 }
 
