@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openmae.config.ablate import AblateConfig, Budget, parse_budget, parse_vary
+from openmae.config.ablate import AblateConfig, Budget, parse_budget, parse_score, parse_vary
 from openmae.config.base import Options
 from openmae.data.sources import short_name
 from openmae.engine.runfolder import Results
@@ -101,7 +101,8 @@ def _about(
     if preset is not None:
         size = "the paper's setting" if config.paper else "CPU size, not the paper's"
         notices.append(f"in the paper (ViT-L, ImageNet): {preset.found}; here: {size}")
-    if base["data"] == config.data:
+    own = all(parse_score(word).data for word in config.score)  # images that scores name
+    if base["data"] == config.data and not own:
         notices.append("pretraining saw all images of the folder, tested ones too, without labels")
     if len({row.settings.target for row in grid.rows}) > 1:
         notices.append("losses of different targets cannot be compared")
