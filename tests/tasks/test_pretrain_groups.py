@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import openmae
-from openmae.cli import main
 from openmae.engine.runfolder import read_jsonl
 
 STEPS = ("--steps", 4, "--save-every", 2, "--log-every", 1, "--channels", 5)
 GROUPS = ("--channel-groups", "1,3", "2", "4-5")
-
-
-@pytest.fixture
-def cli(capsys):
-    def call(*words):
-        code = main([str(w) for w in words])
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

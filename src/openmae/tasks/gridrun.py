@@ -27,7 +27,8 @@ from openmae.tasks.grid import Cell
 
 _POLL = 0.1
 _SAVING = 120.0  # seconds that cells have to save after a stop
-CELL = "from openmae.tasks.gridcell import main; main()"
+_CELL = "from openmae.tasks.gridcell import main; main()"
+LOG = "log.txt"
 JOB = "slurm.json"  # of a cell that is in the queue of a cluster
 _LOST = "its process was killed"
 
@@ -118,6 +119,19 @@ class Runner(Protocol):
     def kill(self) -> None: ...
 
 
+def start_cell(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The process of a cell, which ends with this one."""
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", _CELL, str(folder)],
+            env={**environment, "OPENMAE_LAUNCHER": str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 class Processes:
     """Cells as processes here, `count` at a time; they share the cores, or have a GPU each."""
 
@@ -129,7 +143,7 @@ class Processes:
 
     def environment(self, place: int) -> dict[str, str]:
         """Of the cell at one of the places."""
-        own = {**os.environ, "OPENMAE_LAUNCHER": str(os.getpid())}
+        own = dict(os.environ)
         own.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if self.gpus:
             seen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -146,16 +160,8 @@ class Processes:
     def start(self, folder: Path, cell: Cell) -> None:
         """Start a cell, in a session of its own: signals of the terminal are passed on by us."""
         place = min(set(range(self.count)) - {g.place for g in self.going})
-        log = folder / "log.txt"
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-c", CELL, str(folder)],
-                env=self.environment(place),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process = start_cell(folder, self.environment(place))
+        log = folder / LOG
         self.going.append(_Going(cell, process, log, time.monotonic(), place))
 
     def ended(self) -> list[tuple[Cell, int, str]]:

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from openmae.engine.log import say
 from openmae.engine.textfile import write_text
 from openmae.errors import UsageError
 from openmae.tasks.grid import Cell
-from openmae.tasks.gridrun import CELL, JOB, last_line
+from openmae.tasks.gridrun import JOB, LOG, last_line, start_cell
 
 if TYPE_CHECKING:
     import submitit
@@ -45,17 +44,8 @@ class CellJob:
 
     def __call__(self) -> int:
         """Exit code of the cell."""
-        own = {**os.environ, "OPENMAE_LAUNCHER": str(os.getpid())}
-        with (Path(self.folder) / "log.txt").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", CELL, self.folder],
-                env=own,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            return self.process.wait()
+        self.process = start_cell(Path(self.folder), os.environ)
+        return self.process.wait()
 
     def checkpoint(self) -> Any:
         """Save, and go on in the next job."""
@@ -145,7 +135,7 @@ class SlurmJobs:
             state = queued.job.state
             line = str(error).strip().splitlines()[-1:] or [""]
             return 1, f"job {queued.job.job_id} ended as {state}: {line[0][:160]}"
-        return code, last_line(queued.folder / "log.txt")
+        return code, last_line(queued.folder / LOG)
 
     def stop(self) -> None:
         """Leave the jobs: they go on without us."""
