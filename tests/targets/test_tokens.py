@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import openmae
 from openmae.errors import UsageError
 from openmae.methods.tokenizer import Tokenizer
 from openmae.models.encoder import Encoder, build_vit
@@ -109,3 +110,11 @@ def test_perplexity_of_a_batch():
     for ids, want in ([[0, 5], [5, 0]], 2.0), ([[1, 1], [1, 1]], 1.0):
         told = target.notes(torch.tensor(ids))["token_perplexity"]
         assert float(told) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("name", ["encoder", "arguments", "code"])
+def test_a_wrong_argument_is_named(name):
+    with pytest.raises(UsageError, match=f"target tokens has no {name}"):
+        openmae.MAE(
+            "vit_tiny_patch16_224", 32, 8, target="tokens", target_args={name: 1}, decoder_depth=1
+        )

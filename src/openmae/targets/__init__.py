@@ -5,6 +5,7 @@ class and its line.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from openmae.errors import UsageError, no_argument
@@ -28,18 +29,22 @@ TARGETS: dict[str, type[Target]] = {
 
 def arguments_of(name: str) -> dict[str, Any]:
     """The arguments that a target can be told, with their defaults."""
-    known = inspect.signature(TARGETS[name].__init__).parameters
+    return _defaults(TARGETS[name].__init__)
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    known = inspect.signature(function).parameters
     return {n: p.default for n, p in known.items() if p.default is not inspect.Parameter.empty}
 
 
-def target_of(name: str, encoder: Encoder, **told: Any) -> Target:
+def target_of(name: str, encoder: Encoder, /, **told: Any) -> Target:
     """The target of a name for the patches that an encoder sees.
 
     Raises:
         UsageError: an argument that it does not have, or values that do not fit.
     """
     own = arguments_of(name)
-    known = {*own, *inspect.signature(TARGETS[name].of).parameters}  # how it was made, too
+    known = own | _defaults(TARGETS[name].of)  # how it was made, too
     for argument in told:
         if argument not in known:
             raise UsageError(no_argument(f"target {name}", argument, own))
