@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from dino_models import SIZE, SKIPPED, SOUND, are_one, batch, goes_on, rand, ste
 from torch import Tensor
 
 from openmae.errors import UsageError
-from openmae.methods.dino import DINO, class_token, cross_entropy, resized
+from openmae.methods.crops import features, resized
+from openmae.methods.dino import DINO, cross_entropy
 from openmae.models.positions import GridTables
 
 CENTER = 2.0
@@ -86,8 +88,48 @@ def test_a_small_crop_of_the_full_size_is_a_large_one():
     method, images = tiny(), batch()["image"][:, 0]
     method.eval()
     tables = GridTables([(4, 4)], 16, 1).double()
-    whole = class_token(method.encoder, images)
-    assert torch.allclose(resized(method.encoder, images, tables)[:, 0], whole, rtol=1e-12)
+    whole = method.encoder(images)
+    assert torch.allclose(resized(method.encoder, images, tables), whole, rtol=1e-12)
+    for pool, wanted in (("cls", whole[:, 0]), ("mean", whole[:, 1:].mean(1))):
+        found = features(method.encoder, images, pool, GridTables([], 16, 1))
+        assert torch.allclose(found, wanted, rtol=1e-12)
+
+
+def test_the_mean_of_patch_tokens_as_the_feature():
+    """With BatchNorm in the head: over both large crops together, and over the small ones."""
+    method, data = tiny(drop_path=0.0, pool="mean", head_norm=True).train(), batch()
+    reference = copy.deepcopy(method)
+    out = method(data, rand())
+    tables = GridTables([(2, 2)], 16, 1).double()
+    large = torch.cat(data["image"].unbind(1))
+    small = torch.cat(data["local"].unbind(1))
+    own = reference.encoder(large)[:, 1:].mean(1)
+    logits = [reference.head(own)]
+    logits.append(reference.head(resized(reference.encoder, small, tables)[:, 1:].mean(1)))
+    theirs = reference.teacher.projector(reference.teacher.encoder(large)[:, 1:].mean(1))
+    said = ((theirs.unflatten(0, (2, -1)) - reference.center) / 0.07).softmax(-1)
+    wanted = cross_entropy(torch.cat(logits).unflatten(0, (4, -1)), said, 0.1)
+    assert torch.allclose(out["sample_loss"], wanted, rtol=1e-10)
+    rows = own @ reference.head.mlp[0].weight.T + reference.head.mlp[0].bias
+    rows = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt()
+    assert torch.allclose(reference.head.mlp[:2](own), rows, rtol=1e-9)
+    assert type(reference.head.mlp[-1]) is torch.nn.Linear  # no norm at the bottleneck
+
+
+def test_statistics_of_the_head_move_with_the_step():
+    method = tiny(head_norm=True, drop_path=0.0).train()
+    before = copy.deepcopy(method.state_dict())
+    running = {n for n in before if "running_" in n}
+    assert {n.split(".")[0] for n in running} == {"head", "teacher"}
+    method(batch(), rand())
+    method.after_step(rand(), SKIPPED)
+    assert all(torch.equal(v, before[n]) for n, v in method.state_dict().items())
+    method(batch(), rand())
+    method.after_step(rand(), SOUND)
+    after = method.state_dict()
+    assert not any(torch.equal(after[n], before[n]) for n in running)
+    for name in (n for n in running if n.startswith("head.")):
+        assert torch.equal(after[name], after[name.replace("head.", "teacher.projector.")])
 
 
 def test_gradients_and_the_frozen_last_layer():
@@ -152,7 +194,8 @@ def test_schedule_views_and_arguments():
         ({"teacher_temp": 0.0}, "teacher_temp=0.0"),
         ({"freeze": 2.0}, "freeze=2.0"),
         ({"momentum": 1.5}, "momentum=1.5"),
-        ({"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "class token"),
+        ({"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "pool=cls"),
+        ({"pool": "max"}, "pool=max"),
     ],
 )
 def test_refused(more, words):
@@ -162,6 +205,7 @@ def test_refused(more, words):
 
 def test_state_is_all_that_is_needed_to_go_on():
     assert goes_on(tiny)["center"].abs().sum() > 0
+    goes_on(partial(tiny, head_norm=True, pool="mean"))
 
 
 def of_rank(first: int, rows: int) -> dict[str, Tensor]:
@@ -169,5 +213,11 @@ def of_rank(first: int, rows: int) -> dict[str, Tensor]:
     return step_of_a_rank(method, first, rows) | {"center": method.center}
 
 
-def test_two_ranks_are_one(tmp_path):
-    are_one(of_rank, tmp_path, "center")
+def with_norm(first: int, rows: int) -> dict[str, Tensor]:
+    method = tiny(drop_path=0.5, head_norm=True, pool="mean")
+    return step_of_a_rank(method, first, rows) | {"center": method.center}
+
+
+@pytest.mark.parametrize("of", [of_rank, with_norm])
+def test_two_ranks_are_one(tmp_path, of):
+    are_one(of, tmp_path, "center")

@@ -202,6 +202,7 @@ def test_schedules_views_and_arguments():
         ({"ratio": 0.9}, "ratio=0.9"),
         ({"ratio_spread": 0.4}, "ratio_spread=0.4"),
         ({"teacher_temp": 0.0}, "teacher_temp=0.0"),
+        ({"head_norm": True}, "head_norm=true"),
     ],
 )
 def test_refused(more, words):

@@ -108,6 +108,17 @@ def test_the_whole_by_its_formula(name):
     assert all(v.ndim == 0 for n, v in found.items() if n != "sample_loss")
 
 
+def test_byol_with_normed_outputs():
+    """`last_norm`: outputs of projector and predictor have mean 0 and variance 1 over a view."""
+    plain, normed = tiny("byol").train(), tiny("byol", last_norm=True).train()
+    features = torch.randn(64, plain.encoder.vit.embed_dim, dtype=torch.float64)
+    out = normed.predictor(normed.projector(features))
+    assert torch.allclose(out.mean(0), torch.zeros_like(out[0]), atol=1e-9)
+    assert torch.allclose(out.var(0, unbiased=False), torch.ones_like(out[0]), rtol=0.05)
+    assert len(normed.projector) == len(plain.projector) + 1
+    assert not list(normed.projector[-1].parameters())
+
+
 # Parameters and momentum.
 
 

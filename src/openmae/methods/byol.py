@@ -22,17 +22,24 @@ class BYOL(Predicting):
     Args:
         momentum: of the copy at the start; it rises to 1 by half a cosine.
         hidden, out: widths of projector and predictor, of which each has two layers.
+        last_norm: projector and predictor end with BatchNorm (without weights), as those of MoCo v3
+            do; BYOL's as published do not.
         more: as of `TwoViews` and `Base`.
     """
 
     def __init__(
-        self, momentum: float = 0.996, hidden: int = 4096, out: int = 256, **more: Any
+        self,
+        momentum: float = 0.996,
+        hidden: int = 4096,
+        out: int = 256,
+        last_norm: bool = False,
+        **more: Any,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "more")}
         super().__init__(**more)
         self.arguments |= given
-        self.projector = head([self.encoder.vit.embed_dim, hidden, out], last_norm=False)
-        self.predictor = head([out, hidden, out], last_norm=False)
+        self.projector = head([self.encoder.vit.embed_dim, hidden, out], last_norm)
+        self.predictor = head([out, hidden, out], last_norm)
         self.encoder.initialise()
         self.momentum = Momentum(self.encoder, self.projector, momentum)
 

@@ -7,7 +7,6 @@ B images of this rank, V views, D width of the encoder, K prototypes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness
+from openmae.methods.crops import Crops, check_pool, features, pooled
 from openmae.methods.twoviews import Momentum, result, wide
+from openmae.models.batchnorm import commit
 from openmae.models.dinohead import DinoHead
 from openmae.models.droppath import install
 from openmae.models.encoder import Encoder
@@ -25,11 +26,14 @@ from openmae.models.precision import full_precision
 
 
 class DINO(Base):
-    """Student and teacher on two large crops, the student also on small ones; the feature is the
-    class token. `warmup` and `freeze` are shares of the run: published as epochs, here of 100.
+    """Student and teacher on two large crops, the student also on small ones. `warmup` and `freeze`
+    are shares of the run: published as epochs, here of 100.
 
     Args:
-        out, hidden, bottleneck, head_layers, norm_last_layer: of the head (see `DinoHead`).
+        pool: the feature of a crop: "cls" token as published, or "mean" of the patch tokens, after
+            the final norm.
+        out, hidden, bottleneck, head_layers, norm_last_layer, head_norm: of the head (see
+            `DinoHead`).
         student_temp: temperature of the student.
         teacher_temp, teacher_temp_start: of the teacher, at the end and the start of its warm-up.
         warmup: share of the run in which that temperature rises, in a line.
@@ -45,7 +49,7 @@ class DINO(Base):
         encoder: as of `Base`.
 
     Raises:
-        UsageError: numbers outside their range, or an encoder without a class token.
+        UsageError: numbers outside their range, or the class token of an encoder without one.
     """
 
     batch_coupled = True
@@ -59,6 +63,8 @@ class DINO(Base):
         bottleneck: int = 256,
         head_layers: int = 3,
         norm_last_layer: bool = True,
+        head_norm: bool = False,
+        pool: str = "cls",
         student_temp: float = 0.1,
         teacher_temp: float = 0.07,
         teacher_temp_start: float = 0.04,
@@ -84,9 +90,8 @@ class DINO(Base):
         self.arguments |= given
         _check(given, self.encoder)
         self.local_size = self._local()
-        self.head = DinoHead(
-            self.encoder.vit.embed_dim, hidden, bottleneck, out, head_layers, norm_last_layer
-        )
+        sizes = (self.encoder.vit.embed_dim, hidden, bottleneck, out, head_layers)
+        self.head = DinoHead(*sizes, norm_last_layer=norm_last_layer, norm=head_norm)
         self.register_buffer("center", torch.zeros(out))
         # what this step's batch says; the centre moves only once the step is known to be sound
         self.register_buffer("batch_center", torch.zeros(out), persistent=False)
@@ -151,11 +156,15 @@ class DINO(Base):
         """
         crops = self.crops(batch, rand)
         self.drop(crops.draws[:, :2])
-        features = class_token(self.encoder, crops.large)
+        own = self.pooled(self.encoder(crops.large))
         with torch.no_grad():
-            theirs = self.teacher.projector(class_token(self.teacher.encoder, crops.large))
-        loss, doubt = self.class_loss(crops, features, theirs)
-        return result(loss, features) | {"teacher_entropy": doubt}
+            theirs = self.teacher.projector(self.pooled(self.teacher.encoder(crops.large)))
+        loss, doubt = self.class_loss(crops, own, theirs)
+        return result(loss, own) | {"teacher_entropy": doubt}
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, P + L, D) -> features (N, D), as `pool` says."""
+        return pooled(self.encoder, tokens, self.arguments["pool"])
 
     def crops(self, batch: Mapping[str, Any], rand: Randomness | None) -> Crops:
         """The crops of a batch; the last layer is frozen or not from here on."""
@@ -173,14 +182,15 @@ class DINO(Base):
             progress,
         )
 
-    def class_loss(self, crops: Crops, features: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """From the student's class tokens (2 B, D) of the large crops and what the teacher says of
+    def class_loss(self, crops: Crops, own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """From the student's features (2 B, D) of the large crops and what the teacher says of
         them (2 B, K): the loss (B,) of all crops, and the entropy of the teacher (0-dim).
         """
-        logits = [self.head(features)]
+        logits = [self.head(own)]
         if crops.small is not None:
             self.drop(crops.draws[:, 2:])
-            logits.append(self.head(class_token(self.encoder, crops.small, self.tables)))
+            small = features(self.encoder, crops.small, self.arguments["pool"], self.tables)
+            logits.append(self.head(small))
         said = wide(torch.cat(logits)).unflatten(0, (crops.views, -1))
         theirs = wide(theirs).unflatten(0, (2, -1))
         with torch.no_grad():
@@ -203,7 +213,8 @@ class DINO(Base):
         self.teacher.begin(self.encoder, self.head)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
-        """Move the teacher and the centre."""
+        """Move the statistics of the head, the teacher, which takes them over, and the centre."""
+        commit(self.head, skipped)
         self.teacher.follow(self.encoder, self.head, rand, skipped)
         self.move(self.center, self.batch_center, skipped)
 
@@ -227,43 +238,9 @@ class DINO(Base):
         return rand.uniform("drop-path", (rows, views, len(self.paths))).to(device)
 
 
-@dataclass(frozen=True)
-class Crops:
-    """Of a batch: large crops (2 B, C, H, W), small ones ((V - 2) B, C, h, w) if there are any, all
-    of one view after the other; V; the draws of the dropped paths (B, V, paths); the share of the
-    run that is done.
-    """
-
-    large: Tensor
-    small: Tensor | None
-    views: int
-    draws: Tensor
-    progress: float
-
-
 def entropy(shares: Tensor) -> Tensor:
     """The mean entropy of distributions (..., K), 0-dim."""
     return torch.special.entr(shares).sum(-1).mean()
-
-
-def class_token(encoder: Encoder, images: Tensor, tables: GridTables | None = None) -> Tensor:
-    """Images (N, C, h, w) of the encoder's size, or of one whose grid `tables` know -> the class
-    token (N, D) after the final norm.
-    """
-    size = (images.shape[-2], images.shape[-1])
-    if size == encoder.image_size or tables is None:
-        whole: Tensor = encoder(images)
-        return whole[:, 0]
-    return resized(encoder, images, tables)[:, 0]
-
-
-def resized(encoder: Encoder, images: Tensor, tables: GridTables) -> Tensor:
-    """Tokens (N, P + L, D) of images of another size: as the encoder's own forward, with the
-    sin-cos positions of their grid.
-    """
-    grid = (images.shape[-2] // encoder.patch[0], images.shape[-1] // encoder.patch[1])
-    ids = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)
-    return encoder.encode_plain(images, ids, tables(grid))
 
 
 def cross_entropy(student: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -276,8 +253,7 @@ def cross_entropy(student: Tensor, wanted: Tensor, temperature: float) -> Tensor
 
 
 def _check(told: Mapping[str, Any], encoder: Encoder) -> None:
-    if encoder.vit.cls_token is None:
-        raise UsageError("DINO compares class tokens, which this encoder does not have")
+    check_pool(told["pool"], encoder)
     for name in ("student_temp", "teacher_temp", "teacher_temp_start"):
         if told[name] <= 0:
             raise UsageError(f"{name}={told[name]}: must be above 0")

@@ -36,7 +36,7 @@ class IBOT(DINO):
         ratio: of the patches that are hidden there, on average.
         ratio_spread: the ratio of each lies within ratio +- this.
         class_weight, patch_weight: of the two losses.
-        more: as of `DINO`.
+        more: as of `DINO`; no `head_norm`: its statistics would mix crops and patches.
 
     Raises:
         UsageError: numbers outside their range, or as of `DINO`.
@@ -62,6 +62,8 @@ class IBOT(DINO):
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "more")}
         _check(given)
+        if more.get("head_norm"):
+            raise UsageError("head_norm=true: not of iBOT, whose head takes crops and patches")
         super().__init__(
             out=out, local_crops=local_crops, global_area=global_area, local_area=local_area, **more
         )
@@ -89,14 +91,15 @@ class IBOT(DINO):
         tokens = encode_where(self.encoder, crops.large, away, self.mask_token)
         with torch.no_grad():
             whole = self.teacher.encoder(crops.large)
-            theirs = self.teacher.projector(whole[:, 0])
+            theirs = self.teacher.projector(self.pooled(whole))
             patches = wide(self.teacher.projector(whole[:, self.encoder.num_prefix_tokens :]))
             self.batch_patch_center.copy_(all_mean(patches.mean((0, 1))))
-        class_loss, doubt = self.class_loss(crops, tokens[:, 0], theirs)
+        own = self.pooled(tokens)
+        class_loss, doubt = self.class_loss(crops, own, theirs)
         patch_loss, patch_doubt = self.patch_loss(tokens, patches, ids, weight, crops.progress)
         told = self.arguments
         loss = told["class_weight"] * class_loss + told["patch_weight"] * patch_loss
-        return result(loss, tokens[:, 0]) | {
+        return result(loss, own) | {
             "class_loss": class_loss.mean().detach(),
             "patch_loss": patch_loss.mean().detach(),
             "teacher_entropy": doubt,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness, follow
+from openmae.methods.crops import check_pool, pooled
 from openmae.models.batchnorm import commit
 from openmae.models.collapse import effective_rank, spread
 from openmae.models.encoder import Encoder
@@ -57,9 +58,7 @@ class TwoViews(Base):
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "encoder")}
         super().__init__(**encoder)
         self.arguments |= given
-        prefix = self.encoder.num_prefix_tokens
-        if pool not in ("cls", "mean") or (pool == "cls" and not prefix):
-            raise UsageError(f"pool={pool}: should be cls (of encoders that have it) or mean")
+        check_pool(pool, self.encoder)
         self.pool = pool
         self.encoder.vit.patch_embed.proj.requires_grad_(not frozen_patch)
 
@@ -79,10 +78,7 @@ class TwoViews(Base):
 
     def feature(self, encoder: Encoder, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> one feature each (N, D)."""
-        tokens: Tensor = encoder(images)
-        if self.pool == "cls":
-            return tokens[:, 0]
-        return tokens[:, encoder.num_prefix_tokens :].mean(1)
+        return pooled(encoder, encoder(images), self.pool)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Move the statistics of the heads."""

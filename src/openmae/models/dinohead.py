@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openmae.models.batchnorm import BatchNorm
+
 
 class DinoHead(nn.Module):
-    """Linear layers with GELU and biases, no BatchNorm; then cosines to K prototypes, times a
+    """Linear layers with GELU and biases; then cosines to K prototypes, times a
     scale of each that begins at 1.
 
     Args:
@@ -24,6 +26,8 @@ class DinoHead(nn.Module):
         out: K.
         layers: of the MLP, at least 1.
         norm_last_layer: the scales stay 1 (stabler for large models).
+        norm: BatchNorm before each GELU, as the published code has it for networks that have
+            BatchNorm themselves; off for ViTs.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class DinoHead(nn.Module):
         out: int = 65536,
         layers: int = 3,
         norm_last_layer: bool = True,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         sizes = [width, *[hidden] * (layers - 1), bottleneck]
@@ -42,8 +47,8 @@ class DinoHead(nn.Module):
             linear = nn.Linear(one, two)
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-            parts += [linear, nn.GELU()]
-        self.mlp = nn.Sequential(*parts[:-1])
+            parts += [linear, *([BatchNorm(two)] if norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*parts[: -2 if norm else -1])
         self.prototypes = nn.Parameter(torch.empty(out, bottleneck))
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
         self.scale = nn.Parameter(torch.ones(out), requires_grad=not norm_last_layer)
