@@ -1,5 +1,5 @@
 """Pages made from the code when the documentation is built: every command with its options, every
-recipe. They cannot differ from what the commands take.
+recipe, every error. They cannot differ from what the commands take.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import messages
 import yaml
 
 from openmae.cli import NO_DRY_RUN, PANELS, WITH_CHANGE, WITH_RECIPE
@@ -37,7 +38,7 @@ def _plain_outside(app: Any, page: str, source: list[str]) -> None:
 def write(folder: Path) -> None:
     """Write all pages."""
     folder.mkdir(exist_ok=True)
-    pages = {"commands": index(), "recipes": recipes()}
+    pages = {"commands": index(), "recipes": recipes(), "errors": messages.page()}
     pages |= {task.replace(" ", "-"): command(task) for task in TASKS}
     for name, text in pages.items():
         path = folder / f"{name}.md"

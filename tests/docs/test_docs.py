@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_links_have_targets(page: Path) -> None:
             continue
         target = link.partition("#")[0]
         if target.startswith("generated/"):
-            known = {"commands", "recipes", *(t.replace(" ", "-") for t in TASKS)}
+            known = {"commands", "recipes", "errors", *(t.replace(" ", "-") for t in TASKS)}
             assert Path(target).stem in known, link
             continue
         assert (page.parent / target).exists(), f"{page.name}: {link}"
@@ -82,19 +83,21 @@ def test_every_page_is_in_the_list() -> None:
 
 
 def loaded(path: str):
-    """A script of docs/ as a module."""
+    """A script of docs/ as a module; its neighbours can be imported, as Sphinx has it."""
+    sys.path.insert(0, str((ROOT / "docs" / path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.pop(0)
     return module
 
 
 def test_the_reference_has_every_command_and_recipe(tmp_path: Path) -> None:
     loaded("_ext/commands.py").write(tmp_path)
     assert {p.stem for p in tmp_path.iterdir()} == {
-        "commands", "recipes", *(t.replace(" ", "-") for t in TASKS)
+        "commands", "recipes", "errors", *(t.replace(" ", "-") for t in TASKS)
     }  # fmt: skip
     text = (tmp_path / "pretrain.md").read_text()
     assert (
