@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from openmae.report.explorerpictures import colours
-from openmae.report.pictures import short_path
+from openmae.report.picturestyle import GAP, LINE, SOFT, TEXT, canvas_of, font, short_path, wide
 
-_GAP, _LINE = 8, 18  # pixels
 _SIDE = 144  # pixels, about, of a map
 _ACROSS = 8  # heads in a row
 
@@ -61,36 +60,32 @@ def attention_sheet(
     count = len(rows[0].heads)
     across = min(_ACROSS, count)
     lines = -(-count // across)
-    cell_w, cell_h = max(tile[0], 84) + _GAP, tile[1] + _LINE + _GAP
-    row_h = lines * cell_h + _LINE + _GAP
-    font = ImageFont.load_default(size=13)
+    cell_w, cell_h = max(tile[0], 84) + GAP, tile[1] + LINE + GAP
+    row_h = lines * cell_h + LINE + GAP
     even = 1 / rows[0].heads[0].size
     notes = [title, "each map from 0 (black) to its own largest weight (light yellow), above it;"]
     notes[1] += f" {even:.2g} is an equal look at all patches"
     texts = [f"{short_path(row.path, 60)}: {row.sentence()}" for row in rows]
-    width = max((across + 2) * cell_w, *(int(font.getlength(t)) + _GAP for t in (*notes, *texts)))
-    top = 2 * _GAP + 2 * _LINE
-    canvas = Image.new("RGB", (width + _GAP, top + len(rows) * row_h), "white")
+    width = max((across + 2) * cell_w - GAP, *(wide(text) for text in texts))
+    canvas, top = canvas_of(notes, width, len(rows) * row_h - GAP)
     draw = ImageDraw.Draw(canvas)
-    for i, note in enumerate(notes):
-        draw.text((_GAP, _GAP + i * _LINE), note, fill=("black", "#555555")[i], font=font)
     for number, (row, words) in enumerate(zip(rows, texts, strict=True)):
         y = top + number * row_h
-        draw.text((_GAP, y), words, fill="black", font=font)
-        y += _LINE
+        draw.text((GAP, y), words, fill=TEXT, font=font())
+        y += LINE
         maps = [("mean", row.heads.mean(axis=0))]
         maps += [(f"head {i + 1}", head) for i, head in enumerate(row.heads)]
-        draw.text((_GAP, y), "image", fill="#555555", font=font)
-        canvas.paste(Image.fromarray(row.image).resize(tile, _way(scale)), (_GAP, y + _LINE))
-        _outline(draw, (_GAP, y + _LINE), tile, row.heads.shape[1:], patch)
+        draw.text((GAP, y), "image", fill=SOFT, font=font())
+        canvas.paste(Image.fromarray(row.image).resize(tile, _way(scale)), (GAP, y + LINE))
+        _outline(draw, (GAP, y + LINE), tile, row.heads.shape[1:], patch)
         for i, (name, weights) in enumerate(maps):
             place = i + 1 if i <= across else (i - 1) % across + 2
-            at = (_GAP + place * cell_w, y + max(0, (i - 1) // across) * cell_h)
-            draw.text(at, f"{name} {weights.max():.2g}", fill="#555555", font=font)
+            at = (GAP + place * cell_w, y + max(0, (i - 1) // across) * cell_h)
+            draw.text(at, f"{name} {weights.max():.2g}", fill=SOFT, font=font())
             shown = colours(weights / max(float(weights.max()), 1e-12))
             picture = Image.fromarray(shown).resize(tile, Image.Resampling.NEAREST)
-            canvas.paste(picture, (at[0], at[1] + _LINE))
-            _outline(draw, (at[0], at[1] + _LINE), tile, weights.shape, patch)
+            canvas.paste(picture, (at[0], at[1] + LINE))
+            _outline(draw, (at[0], at[1] + LINE), tile, weights.shape, patch)
     return canvas
 
 

@@ -7,13 +7,15 @@ C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from openmae.errors import UsageError
 from openmae.models.encoder import Encoder
+from openmae.report.picturestyle import shown_size
 
 GREY = 0.5  # of what is hidden
 _SENTINEL2 = {12: (3, 2, 1), 13: (3, 2, 1)}  # B4, B3, B2 of Level-2A and -1C files
@@ -81,6 +83,54 @@ def display_of(encoder: Encoder, chosen: Sequence[int] = ()) -> Display:
     else:
         bands = (0, 1, 2) if encoder.bands else _SENTINEL2.get(channels, (0, 1, 2))
     return Display(bands, tuple(own[b] for b in bands), channels, encoder.value_range)
+
+
+def gain_of(values: NDArray[np.floating]) -> float:
+    """How much to brighten dark values on the unit scale (fluorescence) so that they can be seen; 1
+    for others.
+    """
+    bright = float(np.quantile(values, 0.995))
+    return 1.0 if bright > 0.5 else round(min(1 / max(bright, 1e-3), 20.0), 1)
+
+
+def unit_of(
+    image: NDArray[np.generic], encoder: Encoder, bands: Sequence[int] | None = None
+) -> NDArray[np.float32]:
+    """An image (C, H, W) as a model reads it, uint8 or normalised, on the unit scale; with `bands`
+    it has only these.
+    """
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / np.float32(255)
+    chosen = slice(None) if bands is None else list(bands)
+    mean, std = (value.cpu().numpy()[chosen] for value in (encoder.mean, encoder.std))
+    unit: NDArray[np.float32] = image.astype(np.float32) * std + mean
+    return unit
+
+
+def visible(image: NDArray[np.generic], encoder: Encoder) -> tuple[NDArray[np.uint8], str]:
+    """An image (H, W, C) as a model reads it -> (H, W, 3) for the eye, and what has to be said of
+    that. A very large one becomes as small as it is shown.
+    """
+    shown = display_of(encoder)
+    picked = _shrunk(image[..., list(shown.bands)]).transpose(2, 0, 1)
+    unit, every = unit_of(picked, encoder, shown.bands), tuple(range(len(shown.bands)))
+    gain = gain_of(unit) if shown.value_range is None else 1.0
+    words = shown.title() + (f", shown {gain:g} times brighter" if gain > 1 else "")
+    window = replace(shown, bands=every).window(unit)
+    return to_rgb(unit, gain, every, window), words
+
+
+def _shrunk(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Bands (H, W, C), each as a picture by itself shows it at most: before values become floats,
+    which of a very large image would not fit in memory.
+    """
+    height, width = image.shape[:2]
+    size = shown_size(width, height)
+    if size[0] >= width and size[1] >= height:
+        return image
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    bands = [Image.fromarray(np.ascontiguousarray(b, kind)) for b in np.moveaxis(image, 2, 0)]
+    return np.stack([np.asarray(b.resize(size, Image.Resampling.LANCZOS)) for b in bands], axis=-1)
 
 
 def to_rgb(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openmae.models.encoder import Encoder
-from openmae.report.display import Display, display_of, to_rgb
+from openmae.report.display import Display, display_of, to_rgb, unit_of
 from openmae.report.pictures import LEAK, Reconstruction, display_gain
 
 _STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -62,12 +62,7 @@ def colours(share: NDArray[np.floating]) -> NDArray[np.uint8]:
 def thumbnail(image: NDArray[np.generic], encoder: Encoder) -> bytes:
     """A small PNG of an image (C, H, W) as a model reads it: uint8, or normalised."""
     display = display_of(encoder)
-    unit: NDArray[np.float32]
-    if image.dtype == np.uint8:
-        unit = image.astype(np.float32) / np.float32(255)
-    else:
-        mean, std = encoder.mean.cpu().numpy(), encoder.std.cpu().numpy()
-        unit = image.astype(np.float32) * std + mean
+    unit = unit_of(image, encoder)
     shown = Image.fromarray(to_rgb(unit, 1.0, display.bands, display.window(unit)))
     shown.thumbnail((_SIDE, _SIDE))
     return png(np.asarray(shown))

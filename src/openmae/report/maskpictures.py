@@ -1,4 +1,4 @@
-"""Masks as pictures: colours of classes, classes laid over an image, and a sheet beside the truth.
+"""Masks as pictures: classes laid over an image with a legend, and a sheet beside the truth.
 
 H and W height and width in pixels, K classes.
 """
@@ -6,21 +6,43 @@ H and W height and width in pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from openmae.data.maskfile import Labels
+from openmae.report.classcolours import class_colours
+from openmae.report.picturestyle import (
+    GAP,
+    LINE,
+    SOFT,
+    TEXT,
+    Legend,
+    Plates,
+    canvas_of,
+    font,
+    framed,
+    plain,
+    plate_size,
+    resized,
+    short_path,
+    shown_size,
+    wide,
+)
 
-_MARGIN, _LINE = 8, 18  # pixels
-_WIDEST = 480  # of a picture in a sheet
-_MOST_NAMES = 24
+_SIDE, _WIDEST = 320, 480  # pixels of a picture in a sheet, about and at most
+_NAMED = 0.01  # of the picture: smaller classes have no plate in it
+_LINES = 0.15  # of the picture: where more of it is a line, none is drawn
+_SEARCH = 160  # pixels of the longer side where the middle of a region is looked for
 
 
 def colours_of(labels: Labels) -> NDArray[np.uint8]:
-    """(K, 3): the data's own colours, or those that Pascal VOC gives to the classes 1, 2 ..."""
+    """(K, 3), the colours in files of masks: the data's own, or those that Pascal VOC gives to the
+    classes 1, 2 ...
+    """
     if labels.colours:
         return np.array(labels.colours, dtype=np.uint8)
     table = np.zeros((len(labels.values), 3), dtype=np.uint8)
@@ -31,6 +53,11 @@ def colours_of(labels: Labels) -> NDArray[np.uint8]:
                 table[number, channel] |= ((rest >> channel) & 1) << bit
             rest >>= 3
     return table
+
+
+def shown_colours(labels: Labels) -> NDArray[np.uint8]:
+    """(K, 3), the colours in pictures: the data's own, or those of the palette."""
+    return class_colours(len(labels.values), labels.colours)
 
 
 def overlay(
@@ -65,45 +92,145 @@ def save_mask(path: Path, mask: NDArray[np.integer], labels: Labels) -> None:
     picture.save(path)
 
 
-def sheet(
-    rows: Sequence[tuple[str, Sequence[NDArray[np.uint8]]]],
-    heads: Sequence[str],
+def draw_classes(
+    picture: NDArray[np.uint8],
+    mask: NDArray[np.integer],
     names: Sequence[str],
     colours: NDArray[np.uint8],
+    path: str,
+    title: str = "",
+    opacity: float = 0.5,
 ) -> Image.Image:
-    """Rows of (name, pictures) below each other, with heads above and the colours below."""
-    scaled = [(name, [_fitted(p) for p in pictures]) for name, pictures in rows]
-    wide = max(p.width for _, pictures in scaled for p in pictures)
-    columns = len(heads)
-    width = columns * (wide + _MARGIN) + _MARGIN
-    shown = list(names)[:_MOST_NAMES]
-    per_line = max(1, width // 150)
-    height = _LINE + sum(max(p.height for p in ps) + _LINE + _MARGIN for _, ps in scaled)
-    height += _LINE * (-(-len(shown) // per_line) + 1)
-    page = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for i, head in enumerate(heads):
-        draw.text((_MARGIN + i * (wide + _MARGIN), 2), head, fill="black", font=font)
-    top = _LINE
-    for name, pictures in scaled:
+    """An image (H, W, 3) as it is shown with the classes (H, W) over it, their names in their
+    largest regions, and a legend with the share of each class that is there.
+    """
+    height, width = mask.shape
+    shown = _laid(picture, mask, colours, opacity, shown_size(width, height))
+    shares = shares_of(mask, len(names))
+    plates = Plates(shown)
+    for k in sorted(shares, key=lambda k: -shares[k]):
+        if shares[k] >= _NAMED:
+            x, y = middle(mask == k)
+            text = plain(names[k])
+            across, high = plate_size(text)
+            corner = (x * shown.width - across / 2, y * shown.height - high / 2)
+            plates.put(text, colours[k], [corner])
+    legend = Legend.of(shares, names, colours.tolist(), lambda k: percent(shares[k]))
+    many = f"{len(shares)} of {len(names)} classes, at {opacity:.0%} over the image"
+    return framed(shown, [title] if title else [], [short_path(path, 90), many], legend)
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image: its name, how it looks (H, W, 3), the truth (H, W), what was said, and what has to
+    be told of how it is shown.
+    """
+
+    path: str
+    picture: NDArray[np.uint8]
+    truth: NDArray[np.integer]
+    said: NDArray[np.integer]
+    shown: str = ""
+
+
+def sheet(
+    rows: Sequence[SheetRow], names: Sequence[str], colours: NDArray[np.uint8], title: str = ""
+) -> Image.Image:
+    """A row for each image: image, truth and prediction; below all rows the classes that are there,
+    with their share of the truth and of the prediction.
+    """
+    sizes = [_tile(*row.truth.shape[::-1]) for row in rows]
+    across = max(w for w, _ in sizes)
+    texts = [[short_path(row.path, 60), _right(row)] for row in rows]
+    truth = _of_all([row.truth for row in rows], len(names))
+    said = _of_all([row.said for row in rows], len(names))
+    there = {k: truth.get(k, 0) + said.get(k, 0) for k in (*truth, *said)}
+    legend = Legend.of(there, names, colours.tolist(), lambda k: (
+        f"{percent(truth.get(k, 0))} / {percent(said.get(k, 0))}"
+    ))  # fmt: skip
+    width = max(3 * across + 2 * GAP, legend.least(), *(wide(t) for pair in texts for t in pair))
+    heads = [title, "legend: share of the truth / of the prediction", ""]
+    below = legend.size(width)[1]
+    height = sum(h + 2 * LINE + GAP for _, h in sizes) + below
+    canvas, top = canvas_of(heads, width, height)
+    draw = ImageDraw.Draw(canvas)
+    for i, head in enumerate(("image", "truth", "prediction")):
+        draw.text((GAP + i * (across + GAP), top - GAP - LINE), head, fill=SOFT, font=font())
+    for row, size, words in zip(rows, sizes, texts, strict=True):
+        pictures = [resized(Image.fromarray(row.picture), size)]
+        pictures += [_laid(row.picture, m, colours, 0.5, size) for m in (row.truth, row.said)]
         for i, picture in enumerate(pictures):
-            page.paste(picture, (_MARGIN + i * (wide + _MARGIN), top))
-        top += max(p.height for p in pictures)
-        plain = name.encode("utf-8", "replace").decode()
-        draw.text((_MARGIN, top), plain[-120:], fill="black", font=font)
-        top += _LINE + _MARGIN
-    for i, name in enumerate(shown):
-        left, at = _MARGIN + i % per_line * 150, top + i // per_line * _LINE
-        draw.rectangle((left, at + 2, left + 12, at + 14), fill=tuple(int(v) for v in colours[i]))
-        plain = name.encode("utf-8", "replace").decode()
-        draw.text((left + 18, at), plain[:18], fill="black", font=font)
-    if len(names) > len(shown):
-        draw.text((_MARGIN, height - _LINE), f"and {len(names) - len(shown)} more", fill="black")
-    return page
+            canvas.paste(picture, (GAP + i * (across + GAP), top))
+        for i, line in enumerate(words):
+            at = (GAP, top + size[1] + i * LINE)
+            draw.text(at, line, fill=SOFT if i else TEXT, font=font())
+        top += size[1] + 2 * LINE + GAP
+    legend.draw(draw, (GAP, top), canvas.width - 2 * GAP)
+    return canvas
 
 
-def _fitted(picture: NDArray[np.uint8]) -> Image.Image:
-    image = Image.fromarray(picture)
-    if image.width <= _WIDEST:
-        return image
-    return image.resize((_WIDEST, max(1, round(image.height * _WIDEST / image.width))))
+def shares_of(mask: NDArray[np.integer], count: int) -> dict[int, float]:
+    """Of the labelled pixels of a mask (H, W), the share of each class that is there."""
+    known = mask[mask >= 0]
+    counts = np.bincount(known.ravel(), minlength=count)
+    return {k: float(n / known.size) for k, n in enumerate(counts.tolist()) if n}
+
+
+def _of_all(masks: Sequence[NDArray[np.integer]], count: int) -> dict[int, float]:
+    return shares_of(np.concatenate([m.ravel() for m in masks]), count)
+
+
+def percent(share: float) -> str:
+    """A share in words; what is there is never 0.0%."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def middle(inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Across and down, in [0, 1]: the place within pixels (H, W) that is farthest from all others,
+    so in the thickest part.
+    """
+    from scipy.ndimage import distance_transform_cdt
+
+    step = max(1, max(inside.shape) // _SEARCH)
+    small = inside[step // 2 :: step, step // 2 :: step]
+    if not small.any():  # of rows or points between those that are looked at
+        small, step = inside, 1
+    deep = distance_transform_cdt(np.pad(small, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(deep.argmax()), deep.shape)
+    half = step // 2 + 0.5
+    return (column * step + half) / inside.shape[1], (row * step + half) / inside.shape[0]
+
+
+def _laid(
+    picture: NDArray[np.uint8],
+    mask: NDArray[np.integer],
+    colours: NDArray[np.uint8],
+    opacity: float,
+    size: tuple[int, int],
+) -> Image.Image:
+    """The overlay at the size that is shown, with lines between the classes."""
+    shown = np.asarray(resized(Image.fromarray(picture), size))
+    small = np.asarray(
+        Image.fromarray(mask.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    )
+    laid = overlay(shown, small, colours, opacity)
+    edge = np.zeros(small.shape, dtype=np.bool_)
+    edge[:, 1:] |= small[:, 1:] != small[:, :-1]
+    edge[1:] |= small[1:] != small[:-1]
+    if edge.mean() <= _LINES:
+        laid[edge] = 0
+    return Image.fromarray(laid)
+
+
+def _tile(width: int, height: int) -> tuple[int, int]:
+    """How large an image is shown in a sheet: small ones a whole number of times larger."""
+    zoom = max(1, round(_SIDE / max(width, height)))
+    factor = min(zoom, _WIDEST / max(width, height))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _right(row: SheetRow) -> str:
+    known = row.truth >= 0
+    right = (row.truth == row.said)[known]
+    words = f"{right.mean():.1%} of the pixels right" if right.size else "no pixel has a label"
+    return words + row.shown

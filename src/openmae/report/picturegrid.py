@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from openmae.report.pictures import (
     LEAK,
@@ -16,26 +16,25 @@ from openmae.report.pictures import (
     tile_size,
     tiles,
 )
+from openmae.report.picturestyle import GAP, LINE, SOFT, TEXT, canvas_of, font
 
 Column = tuple[str, Sequence[Reconstruction]]
 """A label, such as "hidden 75%", and a reconstruction of each image."""
 
-_GAP, _LINE = 8, 18  # pixels
 _SIDE = 112  # pixels, about, of a tile
 _FRAME, _LAST = 500, 2000  # milliseconds
-_TEXT, _SOFT, _BAD = "black", "#555555", "#b00020"
 
 
 def many(rows: Sequence[Reconstruction], title: str, most_columns: int = 4) -> Image.Image:
     """Masked | output | original of many images, several in a row (as Figure 2 of the paper)."""
     gain, (wide, high) = display_gain(rows), tile_size(rows, _SIDE)
     across = min(most_columns, len(rows))
-    cell_w, cell_h = 3 * (wide + 2) + 2 * _GAP, high + _GAP
+    cell_w, cell_h = 3 * (wide + 2) + 2 * GAP, high + GAP
     notes = [title + shown_as(rows, gain), "masked | output | original", _mean(rows)]
     size = (across * cell_w, -(-len(rows) // across) * cell_h)
     canvas, top = _canvas(notes, *size, rows)
     for number, row in enumerate(rows):
-        x, y = _GAP + number % across * cell_w, top + number // across * cell_h
+        x, y = GAP + number % across * cell_w, top + number // across * cell_h
         original, masked, output, _ = tiles(row, gain, (wide, high))
         for i, picture in enumerate((masked, output, original)):
             canvas.paste(picture, (x + i * (wide + 2), y))
@@ -48,26 +47,25 @@ def columns(found: Sequence[Column], title: str) -> Image.Image:
     """
     rows = found[0][1]
     gain, (wide, high) = display_gain(rows), tile_size(rows, _SIDE)
-    step_x, step_y = max(wide, 104) + _GAP, 2 * high + 2 + _GAP
+    step_x, step_y = max(wide, 104) + GAP, 2 * high + 2 + GAP
     notes = [title + shown_as(rows, gain), "above masked, below output; MSE on hidden patches"]
     notes[1] += ", and that of a mean fill"
-    size = ((len(found) + 1) * step_x, len(rows) * step_y + 2 * _LINE)
+    size = ((len(found) + 1) * step_x, len(rows) * step_y + 2 * LINE)
     canvas, top = _canvas(notes, *size, rows)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=13)
-    draw.text((_GAP, top), "original", fill=_SOFT, font=font)
+    draw.text((GAP, top), "original", fill=SOFT, font=font())
     for number, (label, column) in enumerate(found):
-        x = _GAP + (number + 1) * step_x
+        x = GAP + (number + 1) * step_x
         model, fill = means(column)
-        draw.text((x, top), label, fill=_TEXT, font=font)
-        draw.text((x, top + _LINE), f"{model:.4f} / {fill:.4f}", fill=_SOFT, font=font)
+        draw.text((x, top), label, fill=TEXT, font=font())
+        draw.text((x, top + LINE), f"{model:.4f} / {fill:.4f}", fill=SOFT, font=font())
         for i, row in enumerate(column):
-            y = top + 2 * _LINE + i * step_y
+            y = top + 2 * LINE + i * step_y
             original, masked, output, _ = tiles(row, gain, (wide, high))
             canvas.paste(masked, (x, y))
             canvas.paste(output, (x, y + high + 2))
             if number == 0:
-                canvas.paste(original, (_GAP, y + (high + 2) // 2))
+                canvas.paste(original, (GAP, y + (high + 2) // 2))
     return canvas
 
 
@@ -104,13 +102,5 @@ def _canvas(
     notes: Sequence[str], width: int, height: int, rows: Sequence[Reconstruction]
 ) -> tuple[Image.Image, int]:
     """A white sheet with lines above; returns where the pictures begin."""
-    font, lines = ImageFont.load_default(size=13), [*notes]
-    lines += [rows[0].note] if rows[0].note else []
-    width = max(width, *(int(font.getlength(line)) for line in lines)) + 2 * _GAP
-    top = _GAP + len(lines) * _LINE + _GAP
-    canvas = Image.new("RGB", (width, top + height + _GAP), "white")
-    draw = ImageDraw.Draw(canvas)
-    for i, line in enumerate(lines):
-        fill = _BAD if line == LEAK else _TEXT if i == 0 else _SOFT
-        draw.text((_GAP, _GAP + i * _LINE), line, fill=fill, font=font)
-    return canvas, top
+    lines = [*notes, *([rows[0].note] if rows[0].note else [])]
+    return canvas_of(lines, width, height, bad=(LEAK,))

@@ -12,15 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from openmae.methods.mae import MAE, Randomness
 from openmae.models.patches import patch_statistics, patchify, unpatchify
-from openmae.report.display import Display, display_of, to_rgb
+from openmae.report.display import Display, display_of, gain_of, to_rgb
+from openmae.report.picturestyle import (
+    BAD,
+    GAP,
+    LINE,
+    SOFT,
+    TEXT,
+    canvas_of,
+    font,
+    short_path,
+    wide,
+)
 
 HEADS = ("original", "masked", "output", "pasted")
-_MARGIN, _LINE = 8, 18  # pixels
 LEAK = "LEAKS: scale taken from the hidden patches' true mean and variance"
 _FAIR = "scale from visible patches only"
 
@@ -141,8 +151,7 @@ def display_gain(rows: Sequence[Reconstruction]) -> float:
     """
     if rows[0].rmse is not None:
         return 1.0
-    bright = float(np.quantile(np.concatenate([r.pictures[0].ravel() for r in rows]), 0.995))
-    return 1.0 if bright > 0.5 else round(min(1 / max(bright, 1e-3), 20.0), 1)
+    return gain_of(np.concatenate([r.pictures[0].ravel() for r in rows]))
 
 
 def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
@@ -150,27 +159,23 @@ def sheet(rows: Sequence[Reconstruction], title: str) -> Image.Image:
     honest.
     """
     tile_w, tile_h = tile_size(rows)
-    font = ImageFont.load_default(size=13)
     gain = display_gain(rows)
-    title += shown_as(rows, gain)
-    row_h = tile_h + _LINE * 2 + _MARGIN
+    row_h = tile_h + LINE * 2 + GAP
     texts = [[short_path(r.path, 60), r.sentence()] for r in rows]
-    text_w = max(int(font.getlength(t)) for pair in [*texts, [title]] for t in pair)
-    full_w = max(4 * tile_w + 5 * _MARGIN, text_w + 2 * _MARGIN)
-    canvas = Image.new("RGB", (full_w, 2 * _LINE + 2 * _MARGIN + row_h * len(rows)), "white")
+    width = max(4 * tile_w + 3 * GAP, *(wide(t) for pair in texts for t in pair))
+    heads = [title + shown_as(rows, gain), ""]
+    canvas, top = canvas_of(heads, width, row_h * len(rows) - GAP)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_MARGIN, _MARGIN), title, fill="black", font=font)
     for i, head in enumerate(HEADS):
-        draw.text(
-            (_MARGIN + i * (tile_w + _MARGIN), _MARGIN + _LINE), head, fill="#555555", font=font
-        )
+        at = (GAP + i * (tile_w + GAP), GAP + LINE)
+        draw.text(at, head, fill=SOFT, font=font())
     for number, (row, lines) in enumerate(zip(rows, texts, strict=True)):
-        top = 2 * _LINE + 2 * _MARGIN + number * row_h
+        y = top + number * row_h
         for i, picture in enumerate(tiles(row, gain, (tile_w, tile_h))):
-            canvas.paste(picture, (_MARGIN + i * (tile_w + _MARGIN), top))
+            canvas.paste(picture, (GAP + i * (tile_w + GAP), y))
         for i, line in enumerate(lines):
-            colour = "#b00020" if LEAK in line else "black"
-            draw.text((_MARGIN, top + tile_h + i * _LINE), line, fill=colour, font=font)
+            fill = BAD if LEAK in line else TEXT
+            draw.text((GAP, y + tile_h + i * LINE), line, fill=fill, font=font())
     return canvas
 
 
@@ -202,9 +207,3 @@ def _display(row: Reconstruction) -> Display:
     channels = row.pictures[0].shape[0]
     first = (0, 1, 2) if channels >= 3 else (0,)
     return row.display or Display(first, tuple(b + 1 for b in first), channels)
-
-
-def short_path(text: str, most: int) -> str:
-    """The end of a name, in one line of what a font can show."""
-    clean = text.encode("utf-8", "replace").decode().replace("\n", " ")
-    return clean if len(clean) <= most else "..." + clean[-most + 3 :]

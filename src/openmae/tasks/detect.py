@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,16 +27,17 @@ from openmae.engine.runfolder import Results, RunFolder
 from openmae.engine.textfile import write_text
 from openmae.errors import DataError
 from openmae.methods.detect import Detector
-from openmae.report.objects import draw_found
 from openmae.tasks.arguments import require_order
 from openmae.tasks.baselines import FROZEN, RANDOM_WEIGHTS, train_with_baselines
 from openmae.tasks.classification import write_rows
 from openmae.tasks.detection import Found, find, results, score, tell, warn_bad, warn_findings
+from openmae.tasks.detectpictures import draw
 from openmae.tasks.fromencoder import FromEncoder
 from openmae.tasks.kind import Job
 
 _CACHE = 512_000_000  # bytes of images and masks that may stay in memory
 _DRAWN = 8  # pictures of a run
+_THRESHOLD = 0.5  # of what they show
 
 
 def run(config: DetectConfig, options: Options) -> Results:
@@ -191,7 +191,9 @@ class Detection(FromEncoder):
         source = job.held_out
         assert isinstance(source, BoxSource)
         write_rows(folder.path / "per_class.csv", rows)
-        write_found(folder, source, found)
+        assert isinstance(state.method, Detector)
+        what = f"{folder.path} at step {state.step:,}"
+        write_found(folder, source, found, state.method, what)
         tell(values, rows, job.config.seed)
         logged = {k: v for k, v in values.items() if k.endswith(("_AP", "_AP50"))}
         folder.append("metrics.jsonl", {"step": state.step, **logged})
@@ -204,13 +206,13 @@ class Detection(FromEncoder):
         ]
 
 
-def write_found(folder: RunFolder, source: BoxSource, found: Found) -> None:
-    """Write detections.json with the ids of the annotations, and pictures of the first images."""
+def write_found(
+    folder: RunFolder, source: BoxSource, found: Found, model: Detector, what: str
+) -> None:
+    """Write detections.json with the ids of the annotations, and pictures of the first images, that
+    say `what` the model is.
+    """
     ids = [source.picture(i).id for i in range(len(source))]
     rows = results(found, source.numbers, ids.__getitem__)
     write_text(folder.path / "detections.json", json.dumps(rows) + "\n")
-    (folder.path / "pictures").mkdir(exist_ok=True)
-    for record in found[:_DRAWN]:
-        image = source.decoding.select(source.raw(record["id"]))
-        name = f"{Path(record['path']).stem[:60]}.png"
-        draw_found(image, record, source.classes, 0.5).save(folder.path / "pictures" / name)
+    draw(folder.pictures, source, found[:_DRAWN], model, _THRESHOLD, what)

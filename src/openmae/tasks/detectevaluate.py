@@ -55,7 +55,7 @@ def _evaluate(config: DetectEvaluateConfig, options: Options, world: World) -> R
     tell(values, rows)
     if folder is not None and folder.writes:
         write_rows(folder.path / "per_class.csv", rows)
-        write_found(folder, source, found)
+        write_found(folder, source, found, model, loaded.what)
         about = {"model": loaded.what, "data": config.data}
         folder.write_json("results.json", {**values, **about})
         say("Out", f"{folder.path / 'results.json'}, per_class.csv, detections.json, pictures/")

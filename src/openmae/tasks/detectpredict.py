@@ -8,20 +8,20 @@ from typing import Any
 
 from openmae.config.base import Options
 from openmae.config.detect import DetectPredictConfig
-from openmae.data.source import Source
 from openmae.data.sources import open_source
 from openmae.engine.device import auto_workers, resolve_precision
 from openmae.engine.distributed import World, joined
 from openmae.engine.log import say
-from openmae.engine.runfolder import CONFIG, Results, RunFolder
+from openmae.engine.runfolder import Results, RunFolder
 from openmae.engine.textfile import write_text
 from openmae.errors import StorageError
-from openmae.report.objects import draw_found
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.detectevaluate import device_of, open_detector
 from openmae.tasks.detection import Found, find, results, warn_bad
+from openmae.tasks.detectpictures import draw
 from openmae.tasks.reading import dry
 from openmae.tasks.resultfolder import nothing_left
+from openmae.tasks.writing import require_place
 
 _NAMED = {"images.json", "detections.json", "pictures"}
 """What it writes, and may write again."""
@@ -30,19 +30,14 @@ _NAMED = {"images.json", "detections.json", "pictures"}
 def run(config: DetectPredictConfig, options: Options) -> Results:
     """Write detections.json (COCO results), images.json (their ids and classes) and pictures/."""
     out = Path(config.out).expanduser()
-    require_folder(out)
+    _require_own(out)
     with joined(config.device) as world:
         return _predict(config, options, out, world)
 
 
-def require_folder(out: Path) -> None:
+def _require_own(out: Path) -> None:
     """Raise StorageError unless a folder can be written, or written again."""
-    if (out / CONFIG).exists():
-        raise StorageError(f"{out} is a run folder. Give another -o")
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file. Give a folder: -o {out.with_suffix('')}-objects")
-    if not out.exists() and not out.absolute().parent.is_dir():
-        raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
+    require_place(out, "objects")
     if out.is_dir():
         others = sorted(p.name for p in out.iterdir() if p.name not in _NAMED)
         if others:
@@ -50,7 +45,7 @@ def require_folder(out: Path) -> None:
 
 
 def _predict(config: DetectPredictConfig, options: Options, out: Path, world: World) -> Results:
-    model, _ = open_detector(config)
+    model, loaded = open_detector(config)
     source = open_source(config.data, decoding_of(model.encoder), split="all")
     require_fit(source, model.encoder)
     if options.dry_run:
@@ -68,7 +63,8 @@ def _predict(config: DetectPredictConfig, options: Options, out: Path, world: Wo
         with nothing_left(folder):
             write_text(out / "detections.json", json.dumps(results(found)) + "\n")
             folder.write_json("images.json", _index(found, model.classes, bad))
-            drawn = _pictures(config, out, source, found, model.classes)
+            first = found[: config.pictures]
+            drawn = draw(out / "pictures", source, first, model, config.threshold, loaded.what)
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}") from None
     sure = sum(s >= config.threshold for record in found for s in record["scores"])
@@ -88,17 +84,3 @@ def _index(found: Found, classes: list[str], bad: list[tuple[str, str]]) -> dict
     ]
     names = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
     return {"images": images, "categories": names, "unreadable": [list(row) for row in bad]}
-
-
-def _pictures(
-    config: DetectPredictConfig, out: Path, source: Source, found: Found, classes: list[str]
-) -> int:
-    (out / "pictures").mkdir(exist_ok=True)
-    names: set[str] = set()
-    for record in found[: config.pictures]:
-        stem = Path(record["path"]).with_suffix("").as_posix().replace("/", "-")[-80:]
-        name = f"{stem}.png" if f"{stem}.png" not in names else f"{stem}-{record['id']}.png"
-        names.add(name)
-        image = source.decoding.select(source.raw(record["id"]))
-        draw_found(image, record, classes, config.threshold).save(out / "pictures" / name)
-    return len(names)

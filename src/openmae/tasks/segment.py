@@ -176,7 +176,7 @@ class Segmenting(FromEncoder):
         values: dict[str, Any] = measures(found.confusion)
         row = {"step": state.step, "test_mIoU": values["mIoU"], "test_aAcc": values["aAcc"]}
         folder.append("metrics.jsonl", row)
-        write_report(folder.path, found, state.method)
+        write_report(folder.path, found, state.method, f"{folder.path} at step {state.step:,}")
         tell(values, found, state.method.classes, f", seed {job.config.seed}")
         return values | {"n": found.n, "n_train": len(job.source)}
 

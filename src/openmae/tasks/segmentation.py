@@ -30,8 +30,8 @@ from openmae.errors import DataError
 from openmae.methods.segment import Segmenter
 from openmae.models.sliding import averaged
 from openmae.report.confusion import draw_confusion
-from openmae.report.display import display_of, to_rgb
-from openmae.report.maskpictures import colours_of, overlay, sheet
+from openmae.report.display import visible
+from openmae.report.maskpictures import SheetRow, sheet, shown_colours
 from openmae.tasks.classification import write_rows
 
 PICTURES = 4  # of the report
@@ -174,8 +174,10 @@ def per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[s
     return rows
 
 
-def write_report(folder: Path, found: Scores, model: Segmenter) -> None:
-    """per_class.csv, confusion.csv, pictures/confusion.png and pictures/predictions.png."""
+def write_report(folder: Path, found: Scores, model: Segmenter, title: str) -> None:
+    """per_class.csv, confusion.csv, pictures/confusion.png and pictures/predictions.png, which says
+    `title`.
+    """
     names, labels = model.classes, Labels.of(model.arguments["labels"])
     write_rows(folder / "per_class.csv", per_class(found.confusion, names))
     with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
@@ -185,27 +187,12 @@ def write_report(folder: Path, found: Scores, model: Segmenter) -> None:
     (folder / "pictures").mkdir(exist_ok=True)
     draw_confusion(found.confusion, names, folder / "pictures" / "confusion.png", "pixels")
     if found.shown:
-        colours = colours_of(labels)
         rows = []
         for path, image, truth, said in found.shown:
-            picture = visible(model, image)
-            rows.append(
-                (path, [picture, overlay(picture, truth, colours), overlay(picture, said, colours)])
-            )
-        heads = ("image", "truth", "prediction")
-        sheet(rows, heads, names, colours).save(folder / "pictures" / "predictions.png")
-
-
-def visible(model: Segmenter, image: Pixels) -> NDArray[np.uint8]:
-    """An image (H, W, C) as the model reads it -> (H, W, 3) for the eye."""
-    shown, encoder = display_of(model.encoder), model.encoder
-    values = to_tensor(image)
-    if values.dtype == torch.uint8:
-        unit = values.float() / 255
-    else:
-        unit = values * encoder.std.cpu() + encoder.mean.cpu()
-    array = unit.numpy()
-    return to_rgb(array, bands=shown.bands, window=shown.window(array))
+            picture, words = visible(image, model.encoder)
+            rows.append(SheetRow(path, picture, truth, said, words))
+        page = sheet(rows, names, shown_colours(labels), title)
+        page.save(folder / "pictures" / "predictions.png")
 
 
 def tell(values: dict[str, Any], found: Scores, names: Sequence[str], about: str) -> None:

@@ -48,7 +48,7 @@ def _evaluate(config: SegmentEvaluateConfig, options: Options, world: World) -> 
     tell(values, found, model.classes, "")
     results = Results({**values, "n": found.n}, folder.path if folder else None)
     if folder is not None and folder.writes:
-        write_report(folder.path, found, model)
+        write_report(folder.path, found, model, loaded.what)
         about = {"model": loaded.what, "data": config.data, "scales": list(config.scales)}
         folder.write_json("results.json", {**results, **about, "flip": config.flip})
         say("Out", f"{folder.path / 'results.json'}, per_class.csv, confusion.csv, pictures/")

@@ -13,47 +13,44 @@ from PIL import Image
 from openmae.config.base import Options
 from openmae.config.segment import SegmentPredictConfig
 from openmae.data.maskfile import Labels
-from openmae.data.source import Source
+from openmae.data.source import Sample, Source
 from openmae.data.sources import open_source
 from openmae.engine.distributed import World, joined
 from openmae.engine.log import say, warn
-from openmae.engine.runfolder import CONFIG, Results
+from openmae.engine.runfolder import Results
 from openmae.errors import DataError, StorageError
 from openmae.methods.segment import Segmenter
-from openmae.report.maskpictures import colours_of, overlay, save_mask
+from openmae.report.display import visible
+from openmae.report.maskpictures import colours_of, draw_classes, save_mask, shown_colours
 from openmae.tasks.decoding import decoding_of, require_fit
 from openmae.tasks.reading import dry
-from openmae.tasks.segmentation import classes_of, visible
+from openmae.tasks.segmentation import classes_of
 from openmae.tasks.segmentevaluate import how, open_segmenter
+from openmae.tasks.writing import require_place
 
 
 def run(config: SegmentPredictConfig, options: Options) -> Results:
     """Write a mask for every image, and a table of how much of it each class covers."""
     out = Path(config.out).expanduser()
-    _require_place(out, Path(config.data).expanduser())
+    _require_outside(out, Path(config.data).expanduser())
     with joined(config.device) as world:
         return _predict(config, options, out, world)
 
 
-def _require_place(out: Path, data: Path) -> None:
+def _require_outside(out: Path, data: Path) -> None:
     """Raise StorageError where results would lie among the images, or over something else."""
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file. Give a folder as -o")
-    if not out.parent.is_dir():
-        raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
-    if (out / CONFIG).exists():
-        raise StorageError(f"{out} is a run folder. Give another -o")
+    require_place(out, "masks")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise StorageError(f"{out} lies in the folder of the images: give a -o outside of {data}")
 
 
 def _predict(config: SegmentPredictConfig, options: Options, out: Path, world: World) -> Results:
-    model, _ = open_segmenter(config)
+    model, loaded = open_segmenter(config)
     source = open_source(config.data, decoding_of(model.encoder), split="all")
     require_fit(source, model.encoder)
     if options.dry_run:
         return dry()
-    names = _names(source)
+    names, labels = _names(source), Labels.of(model.arguments["labels"])
     rows: list[list[object]] = []
     bad: list[tuple[str, str]] = []
     try:
@@ -64,8 +61,12 @@ def _predict(config: SegmentPredictConfig, options: Options, out: Path, world: W
                 bad.append((source.path(index), str(error)))
                 continue
             found = classes_of(model, sample["image"], how(config, model))
-            picture = visible(model, sample["image"]) if config.overlays else None
-            _write(out, names[index], found, picture, model, config.opacity)
+            made = (
+                _overlay(model, loaded.what, sample, found, config.opacity)
+                if config.overlays
+                else None
+            )
+            _write(out, names[index], found, made, labels)
             counts = np.bincount(found.ravel(), minlength=len(model.classes)) / found.size
             rows.append([index, sample["path"], f"masks/{names[index]}", *counts.tolist()])
         parts = world.gather([rows, bad])
@@ -91,21 +92,24 @@ def _names(source: Source) -> list[str]:
     return [p if often[p] == 1 else f"{path}.png" for p, path in zip(plain, paths, strict=True)]
 
 
+def _overlay(
+    model: Segmenter, what: str, sample: Sample, found: NDArray[np.int64], opacity: float
+) -> Image.Image:
+    picture, words = visible(sample["image"], model.encoder)
+    colours = shown_colours(Labels.of(model.arguments["labels"]))
+    return draw_classes(
+        picture, found, model.classes, colours, sample["path"], what + words, opacity
+    )
+
+
 def _write(
-    out: Path,
-    name: str,
-    found: NDArray[np.int64],
-    picture: NDArray[np.uint8] | None,
-    model: Segmenter,
-    opacity: float,
+    out: Path, name: str, found: NDArray[np.int64], drawn: Image.Image | None, labels: Labels
 ) -> None:
-    labels = Labels.of(model.arguments["labels"])
     (out / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
     save_mask(out / "masks" / name, found, labels)
-    if picture is not None:
+    if drawn is not None:
         (out / "overlays" / name).parent.mkdir(parents=True, exist_ok=True)
-        mixed = overlay(picture, found, colours_of(labels), opacity)
-        Image.fromarray(mixed).save(out / "overlays" / name)
+        drawn.save(out / "overlays" / name)
 
 
 def _tables(out: Path, rows: list[list[object]], model: Segmenter) -> None:

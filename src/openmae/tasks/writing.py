@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from openmae.engine.runfolder import CONFIG
 from openmae.errors import StorageError
 
 
@@ -19,6 +20,20 @@ def require_folder(name: str, fix: str = "name another") -> Path:
     if not path.parent.is_dir():
         raise StorageError(f"{Path(name).parent} does not exist. Make it first, or {fix}")
     return path
+
+
+def require_place(out: Path, word: str) -> None:
+    """Check that a folder of results can be there, new or once more; `word` is what it holds.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if (out / CONFIG).exists():
+        raise StorageError(f"{out} is a run folder. Give another -o")
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is a file. Give a folder: -o {out.with_suffix('')}-{word}")
+    if not out.parent.is_dir():
+        raise StorageError(f"{out.parent} does not exist. Make it first, or give another -o")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
