@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import field_validator
-
 from openmae.config.base import setting
+from openmae.config.fields import any_device
 from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.targetoptions import TargetName, TargetOptions
-from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, pair, parse_range
+from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, ValueRange, pair
 from openmae.errors import UsageError
 
 _ARCHITECTURE = (
@@ -75,7 +74,7 @@ class BenchmarkConfig(TargetOptions, MaskOptions):
     products: Literal["auto", "torch", "onednn"] = setting(
         "auto", "how linear layers are multiplied; auto: onednn on AMD CPUs", RUN, "free"
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    device: str = any_device()
     workers: tuple[int, ...] = setting(
         (), "loader processes to try, such as 1 4 8; chosen by cores", RUN, "free"
     )
@@ -84,16 +83,9 @@ class BenchmarkConfig(TargetOptions, MaskOptions):
     bands: tuple[int, ...] = setting(
         (), "channels of a file to read, counted from 1, in this order", DATA, "free"
     )
-    value_range: str = setting(
+    value_range: ValueRange = setting(
         "auto", "of 16-bit and float images, such as 0:65535; auto looks", DATA, "free"
     )
-
-    @field_validator("value_range")
-    @classmethod
-    def _range(cls, text: str) -> str:
-        if text != "auto":
-            parse_range(text)
-        return text
 
     @classmethod
     def reworded(

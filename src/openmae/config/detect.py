@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from openmae.config.base import Settings, setting
+from openmae.config.fields import any_device, from_random_weights, loaders, ranks, trained_from
 from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, TrainingConfig
 
 EVALUATION = "Evaluation"
@@ -18,13 +19,7 @@ EVALUATION = "Evaluation"
 class DetectConfig(TrainingConfig):
     """Train a detector on a pretrained encoder: boxes, and masks where the data have them."""
 
-    model: str = setting(
-        ...,
-        "a run folder, a checkpoint of any kind or a timm name",
-        MODEL,
-        "fixed",
-        positional=True,
-    )
+    model: str = trained_from()
     data: str = setting(
         ...,
         "a COCO .json, or a folder of COCO, Pascal VOC, YOLO or instance masks",
@@ -35,9 +30,7 @@ class DetectConfig(TrainingConfig):
     out: str | None = setting(
         None, "run folder; detect-DATA inside the run by default", RUN, "free"
     )
-    random_weights: bool = setting(
-        False, "the same network from random weights: training from scratch", MODEL, "fixed"
-    )
+    random_weights: bool = from_random_weights()
     frozen: bool = setting(False, "train all but the encoder", MODEL, "fixed")
     baseline: bool = setting(
         False, "then also from random weights, and with a frozen encoder; report all", RUN, "free"
@@ -115,13 +108,9 @@ class _Tested(Settings):
         ..., "a run folder of detect, or its checkpoint", MODEL, "free", positional=True
     )
     batch_size: int = setting(8, "images at a time", RUN, "free", gt=0)
-    workers: int | None = setting(
-        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-    gpus: int | None = setting(
-        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
-    )
+    workers: int | None = loaders()
+    device: str = any_device()
+    gpus: int | None = ranks()
 
 
 class DetectEvaluateConfig(_Tested):

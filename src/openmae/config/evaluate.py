@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from openmae.config.base import MOST_SEED, Settings, setting
+from openmae.config.fields import any_device, loaders, ranks
 
 MODEL, SCORE, RUN = "Model", "Evaluation", "Run"
 Pool = Literal["mean", "cls"]
@@ -32,13 +33,9 @@ class ReaderConfig(Settings):
     )
     norm: bool = setting(True, "the encoder's final norm on the tokens", SCORE, "free")
     batch_size: int = setting(256, "images at a time", RUN, "free", gt=0)
-    workers: int | None = setting(
-        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-    gpus: int | None = setting(
-        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
-    )
+    workers: int | None = loaders()
+    device: str = any_device()
+    gpus: int | None = ranks()
 
 
 class ScoreConfig(ReaderConfig):

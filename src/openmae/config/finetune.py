@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from openmae.config.base import Settings, setting
+from openmae.config.fields import any_device, from_random_weights, loaders, ranks, trained_from
 from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, TrainingConfig
 
 EVALUATION = "Evaluation"
@@ -16,22 +17,14 @@ EVALUATION = "Evaluation"
 class FinetuneConfig(TrainingConfig):
     """Train a classifier on a pretrained encoder: the whole of it, its last blocks, or the head."""
 
-    model: str = setting(
-        ...,
-        "a run folder, a checkpoint of any kind or a timm name",
-        MODEL,
-        "fixed",
-        positional=True,
-    )
+    model: str = trained_from()
     data: str = setting(
         ..., "a folder with one folder a class, or the word digits", DATA, "allow", positional=True
     )
     out: str | None = setting(
         None, "run folder; finetune-DATA inside the run by default", RUN, "free"
     )
-    random_weights: bool = setting(
-        False, "the same network from random weights: training from scratch", MODEL, "fixed"
-    )
+    random_weights: bool = from_random_weights()
     baseline: bool = setting(
         False, "then also train the same recipe from random weights, and report both", RUN, "free"
     )
@@ -171,13 +164,9 @@ class EvaluateConfig(Settings):
         le=1,
     )
     batch_size: int = setting(256, "images at a time", RUN, "free", gt=0)
-    workers: int | None = setting(
-        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-    gpus: int | None = setting(
-        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
-    )
+    workers: int | None = loaders()
+    device: str = any_device()
+    gpus: int | None = ranks()
 
 
 class PredictConfig(Settings):
@@ -204,13 +193,9 @@ class PredictConfig(Settings):
         le=1,
     )
     batch_size: int = setting(256, "images at a time", RUN, "free", gt=0)
-    workers: int | None = setting(
-        None, "loader processes; chosen by device", RUN, "free", ge=0, le=256
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-    gpus: int | None = setting(
-        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
-    )
+    workers: int | None = loaders()
+    device: str = any_device()
+    gpus: int | None = ranks()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix != ".csv":

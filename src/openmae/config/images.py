@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from openmae.config.base import setting
-from openmae.config.training import DATA, MODEL, Size, TrainingConfig, pair, parse_range
+from openmae.config.training import DATA, MODEL, Size, TrainingConfig, ValueRange, pair
 
 
 class ImagesConfig(TrainingConfig):
@@ -23,7 +23,7 @@ class ImagesConfig(TrainingConfig):
     bands: tuple[int, ...] = setting(
         (), "channels of a file to read, counted from 1, in this order", DATA, "fixed"
     )
-    value_range: str = setting(
+    value_range: ValueRange = setting(
         "auto", "of 16-bit and float images, such as 0:65535; auto looks", DATA, "fixed"
     )
     crop: float = setting(0.2, "smallest area of a random crop", DATA, "allow", gt=0, le=1)
@@ -49,13 +49,6 @@ class ImagesConfig(TrainingConfig):
             count = len(bands) if isinstance(bands, (list, tuple)) else 1
             return {**values, "channels": count}
         return values
-
-    @field_validator("value_range")
-    @classmethod
-    def _range(cls, text: str) -> str:
-        if text != "auto":
-            parse_range(text)
-        return text
 
     @property
     def patch(self) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from openmae.config.base import MOST_SEED, Settings, setting
+from openmae.config.fields import any_device
 
 MODEL, LOOK, RUN = "Model", "Evaluation", "Run"
 PICTURES = (".png", ".jpg", ".webp")
@@ -53,7 +54,7 @@ class ReconstructConfig(Settings):
     )
     max_images: int = setting(8, "images of the picture", LOOK, "free", gt=0)
     seed: int = setting(0, "of the masks", RUN, "free", ge=0, le=MOST_SEED)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    device: str = any_device()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix not in PICTURES:
@@ -112,7 +113,7 @@ class AttentionConfig(Settings):
         (), "channels of the file to show, from 1: one, or red green blue", LOOK, "free"
     )
     max_images: int = setting(4, "rows of the picture", LOOK, "free", gt=0)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    device: str = any_device()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if Path(self.out).suffix not in PICTURES:

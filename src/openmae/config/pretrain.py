@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import field_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting, shown
+from openmae.config.fields import any_device
 from openmae.config.groupoptions import GroupOptions
 from openmae.config.images import ImagesConfig
 from openmae.config.maskoptions import DecoderName, MaskName, MaskOptions
@@ -165,4 +166,4 @@ class QuickstartConfig(Settings):
     epochs: float | None = setting(
         None, "passes over the data; the recipe's by default", TRAINING, "free", gt=0
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    device: str = any_device()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from openmae.config.base import Settings, setting
+from openmae.config.fields import any_device, from_random_weights, ranks, trained_from
 from openmae.config.training import DATA, MODEL, RUN, TRAINING, Size, TrainingConfig
 
 EVALUATION = "Evaluation"
@@ -19,13 +20,7 @@ _LARGEST = 65_535
 class SegmentConfig(TrainingConfig):
     """Train a segmenter on a pretrained encoder: images beside masks give a class to each pixel."""
 
-    model: str = setting(
-        ...,
-        "a run folder, a checkpoint of any kind or a timm name",
-        MODEL,
-        "fixed",
-        positional=True,
-    )
+    model: str = trained_from()
     data: str = setting(
         ...,
         "a folder with images/ and masks/, ADE20K's, or train/ and trainannot/",
@@ -36,9 +31,7 @@ class SegmentConfig(TrainingConfig):
     out: str | None = setting(
         None, "run folder; segment-DATA inside the run by default", RUN, "free"
     )
-    random_weights: bool = setting(
-        False, "the same network from random weights: training from scratch", MODEL, "fixed"
-    )
+    random_weights: bool = from_random_weights()
     frozen: bool = setting(False, "train the head alone", MODEL, "fixed")
     baseline: bool = setting(
         False, "then also from random weights, and with a frozen encoder; report all", RUN, "free"
@@ -128,10 +121,8 @@ class _Tested(Settings):
     )
     flip: bool = setting(False, "also test mirrored images, and average", EVALUATION, "free")
     batch_size: int = setting(8, "windows at a time", RUN, "free", gt=0)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
-    gpus: int | None = setting(
-        None, "ranks on this machine that share the images; on CPU processes", RUN, "free", ge=1
-    )
+    device: str = any_device()
+    gpus: int | None = ranks()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.scales or not all(0.05 <= s <= 20 for s in self.scales):

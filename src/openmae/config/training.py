@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from openmae.config.base import MOST_SEED, Settings, setting
 from openmae.errors import UsageError
@@ -196,3 +196,13 @@ def parse_range(text: str) -> tuple[float, float]:
                 return low, high
             break
     raise ValueError("should be auto, or LOW:HIGH such as 0:65535, the lower one first")
+
+
+def _range_or_auto(text: str) -> str:
+    if text != "auto":
+        parse_range(text)
+    return text
+
+
+ValueRange = Annotated[str, AfterValidator(_range_or_auto)]
+"""Of 16-bit and float images: LOW:HIGH, or auto."""
