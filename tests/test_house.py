@@ -15,9 +15,10 @@ from openmae.config import TASKS, module_of
 ROOT = Path(openmae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
-LEAVES = {"errors", "randomness", "rank", "reprs"}
+LEAVES = {"errors", "loopback", "randomness", "rank", "reprs"}
 MAY_IMPORT = {
     "errors": set(),
+    "loopback": set(),
     "randomness": set(),
     "reprs": set(),
     "rank": {"errors"},

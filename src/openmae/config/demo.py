@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openmae.config.base import Settings, setting
+from openmae.config.fields import any_device
+from openmae.loopback import LOOPBACK
 
 MODEL, LOOK, RUN = "Model", "Data", "Run"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class DemoConfig(Settings):
@@ -38,7 +39,7 @@ class DemoConfig(Settings):
     host: str = setting("127.0.0.1", "address to listen on", RUN, "free")
     allow_remote: bool = setting(False, "other computers may reach --host", RUN, "free")
     browser: bool = setting(False, "open the page in a browser", RUN, "free")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", RUN, "free")
+    device: str = any_device()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.host not in LOOPBACK and not self.allow_remote:

@@ -13,9 +13,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openmae.loopback import LOOPBACK, host_of, name_of
 
 MOST_UPLOAD = 20 * 1024**2
 """Bytes of an image."""
@@ -29,7 +31,6 @@ _HEAD = 16 * 1024  # bytes of headers
 _BODIES = 4  # large ones that are read at a time
 UPLOAD = "/api/image"
 TOKEN_HEADER = "x-openmae-token"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -108,7 +109,7 @@ class Guard:
             headers.setdefault(key.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         host = self._host(headers)
         origins = headers.get("origin", [])
-        if len(origins) > 1 or any(_host_of(o) != host for o in origins):
+        if len(origins) > 1 or any(host_of(o) != host for o in origins):
             raise RefusedError(403, "a page of another site may not use this")
         if headers.get("sec-fetch-site", ["none"])[0] not in ("same-origin", "none"):
             raise RefusedError(403, "a page of another site may not use this")
@@ -120,7 +121,7 @@ class Guard:
     def _host(self, headers: dict[str, list[str]]) -> str:
         """The host and port that the request is for, if that is us."""
         hosts = headers.get("host", [])
-        name = _name_of(hosts[0]) if len(hosts) == 1 else None
+        name = name_of(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self.names or (self.addresses and _is_address(name))):
             raise RefusedError(421, "this is not the host that was asked for")
         return hosts[0].lower()
@@ -196,28 +197,6 @@ async def _answer(refused: RefusedError, send: Send) -> None:
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _host_of(origin: str) -> str | None:
-    """Host and port of an Origin of HTTP; None for "null" and all else."""
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return None
-    plain = parts.scheme == "http" and not (parts.path or parts.query or parts.fragment)
-    return parts.netloc.lower() if plain and parts.netloc else None
-
-
-def _name_of(host: str) -> str | None:
-    """The name or address in a Host header, without the port."""
-    if "@" in host or "/" in host:
-        return None
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts.hostname
 
 
 def _is_address(name: str) -> bool:

@@ -26,7 +26,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from openmae.data.apart import Apart
 from openmae.errors import OpenMAEError, StorageError
-from openmae.report.demoguard import LOOPBACK, Guard, Patient, RefusedError
+from openmae.loopback import LOOPBACK
+from openmae.report.demoguard import Guard, Patient, RefusedError
 from openmae.report.explorer import Ask, Explorer, NoImageError
 from openmae.report.explorerpage import policy, served_page
 from openmae.report.hiding import LEAST, MOST

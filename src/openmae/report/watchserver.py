@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
+from openmae.loopback import LOOPBACK, host_of, name_of
 from openmae.report.html import frame
 from openmae.report.runpage import STYLE
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST = 24  # requests at a time
 _SECONDS = 10.0  # that a request may take to be said
 _ZIPPED = 4096  # bytes from which an answer is packed: it may go through a tunnel
@@ -184,15 +184,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_here(self) -> bool:
         """Whether this computer was asked for by one of its own names."""
-        try:
-            names = [urlsplit(f"//{self.headers.get('Host', '')}").hostname]
-            origin = self.headers.get("Origin")
-            names += [urlsplit(origin).hostname] if origin is not None else []
-        except ValueError:
-            names = [None]
-        if all(name in LOOPBACK for name in names):
+        name, origin = name_of(self.headers.get("Host", "")), self.headers.get("Origin")
+        if name not in LOOPBACK:
+            self._say(421, b"only for this computer\n")
+        elif origin is not None and name_of(host_of(origin) or "") not in LOOPBACK:
+            self._say(403, b"only for this computer\n")
+        else:
             return True
-        self._say(403 if names[0] in LOOPBACK else 421, b"only for this computer\n")
         return False
 
     def _not_allowed(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from openmae.config import settings
 from openmae.config.base import Options
-from openmae.config.demo import LOOPBACK, DemoConfig
+from openmae.config.demo import DemoConfig
 from openmae.config.pretrain import PretrainConfig
 from openmae.data.folder import FolderSource
 from openmae.data.source import Source
@@ -20,6 +20,7 @@ from openmae.engine.device import resolve_device
 from openmae.engine.log import say, warn
 from openmae.engine.runfolder import Results, RunFolder
 from openmae.errors import OpenMAEError, StorageError, UsageError
+from openmae.loopback import LOOPBACK
 from openmae.methods.mae import MAE
 from openmae.report.explorer import Explorer
 from openmae.report.explorerpage import static_page
