@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsers import launched
 from demorunning import Running
 from PIL import Image
 from tiny_options import TINY_MAE
@@ -20,6 +21,13 @@ from openmae.tasks.decoding import decoding_of
 from openmae.tasks.demoimages import offered
 from openmae.tasks.reconstruct import pictured
 from openmae.weights.steps import Steps
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Headless Chromium."""
+    with launched() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

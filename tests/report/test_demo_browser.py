@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pytest
+from browsers import needs_chromium, violations
 from demorunning import photo
 
 from openmae.report.explorerpage import static_page
 
 pytest.importorskip("fastapi", reason="demo needs FastAPI")
 api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="browser tests need chromium")
+pytestmark = needs_chromium
 expect = api.expect
-AXE = Path(os.environ.get("OPENMAE_AXE", "/usr/share/javascript/axe-core/axe.min.js"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield made
-        made.close()
 
 
 @pytest.fixture
@@ -165,13 +151,7 @@ def test_it_fits_and_is_accessible(page, running, width, scheme):
     page.mouse.click(*middle(page, "original", 1, 1))
     expect(page.locator("#heads figure")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if not AXE.is_file():
-        pytest.skip("axe-core is not there (OPENMAE_AXE=axe.min.js)")
-    session = page.context.new_cdp_session(page)  # past the page's own policy
-    session.send("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
-    words = "axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html))"
-    more = {"expression": words, "awaitPromise": True, "returnByValue": True}
-    assert session.send("Runtime.evaluate", more)["result"]["value"] == []
+    assert violations(page) == []
 
 
 def test_the_static_file_works_without_a_server(page, explore, tmp_path):
@@ -190,3 +170,4 @@ def test_the_static_file_works_without_a_server(page, explore, tmp_path):
     assert picture(page, "masked") != before
     page.locator("#after").click()
     expect(page.locator("#name")).to_have_text("picture 1.png")
+    assert violations(page) == []

@@ -7,17 +7,16 @@ import hashlib
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
+from browsers import needs_chromium, violations
 from PIL import Image
 
 from openmae.report import mappage
 from openmae.report.mappage import COLOURS, SHAPES, map_page, small, spaced
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\n\udcff"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def png(seed: int, side: int = 96, channels: int = 3) -> bytes:
@@ -118,38 +117,37 @@ def test_rows_are_evenly_spaced():
     assert spaced(101, 3) == [0, 50, 100]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="browser tests need chromium")
-def test_a_person_searches_pins_hides_and_zooms(tmp_path):
+@needs_chromium
+def test_a_person_searches_pins_hides_and_zooms(browser, tmp_path):
     api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
     file = tmp_path / "map.html"
     file.write_text(page_of(60), encoding="utf-8")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(file.as_uri())
-        page.fill("#search", "31/31.")
-        api.expect(page.locator("#found")).to_have_text("1 fits")
-        page.press("#search", "Enter")
-        api.expect(page.locator("#name")).to_have_text("31/31.png")
-        api.expect(page.locator("#class")).to_have_text("bee")
-        api.expect(page.locator("#face")).to_be_visible()
-        box, card = page.locator("#map").bounding_box(), page.locator("#card").bounding_box()
-        assert box["x"] <= card["x"] <= box["x"] + box["width"] - card["width"]
-        page.focus("#map")
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Enter")
-        api.expect(page.locator("#pinned li")).to_have_count(1)
-        before = page.evaluate("document.getElementById('map').toDataURL()")
-        page.keyboard.press("+")
-        page.wait_for_timeout(100)
-        assert page.evaluate("document.getElementById('map').toDataURL()") != before
-        page.click("[data-class='1']")
-        api.expect(page.locator("[data-class='1']")).to_have_attribute("aria-pressed", "false")
-        page.click("#pinned button")
-        api.expect(page.locator("#pins")).to_be_hidden()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(file.as_uri())
+    page.fill("#search", "31/31.")
+    api.expect(page.locator("#found")).to_have_text("1 fits")
+    page.press("#search", "Enter")
+    api.expect(page.locator("#name")).to_have_text("31/31.png")
+    api.expect(page.locator("#class")).to_have_text("bee")
+    api.expect(page.locator("#face")).to_be_visible()
+    box, card = page.locator("#map").bounding_box(), page.locator("#card").bounding_box()
+    assert box["x"] <= card["x"] <= box["x"] + box["width"] - card["width"]
+    page.focus("#map")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    api.expect(page.locator("#pinned li")).to_have_count(1)
+    before = page.evaluate("document.getElementById('map').toDataURL()")
+    page.keyboard.press("+")
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.getElementById('map').toDataURL()") != before
+    page.click("[data-class='1']")
+    api.expect(page.locator("[data-class='1']")).to_have_attribute("aria-pressed", "false")
+    page.click("#pinned button")
+    api.expect(page.locator("#pins")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert violations(page) == []
+    page.close()
     assert wrong == []
