@@ -107,6 +107,20 @@ def test_what_cannot_be_built_is_refused_with_its_row(tmp_path, make_images):
         require_grid(made)
 
 
+def test_a_recipe_may_have_what_means_nothing_to_a_method(tmp_path, make_images):
+    """As of pretrain: only what was typed or is varied is refused."""
+    data = str(make_images(tmp_path / "photos" / "a") and make_images(tmp_path / "photos" / "b"))
+    base = {**BASE, "data": data, "dim": 16, "heads": 2, "depth": 1, "decoder_dim": 16}
+    arms = combine([parse_vary("method=mae,simclr")], parse_budget)
+    rest = (range(1), None, ("knn",), (), str(tmp_path / "photos"), "none")
+    require_grid(plan(base, arms, *rest, typed=["data", "dim"]))
+    with pytest.raises(UsageError, match="method=simclr: --decoder-dim means nothing"):
+        require_grid(plan(base, arms, *rest, typed=["data", "decoder_dim"]))
+    both = combine([parse_vary("method=mae,simclr"), parse_vary("decoder_dim=16,32")], parse_budget)
+    with pytest.raises(UsageError, match=r"method=simclr .*--decoder-dim means nothing"):
+        require_grid(plan(base, both, *rest, typed=["data"]))
+
+
 # Presets.
 
 

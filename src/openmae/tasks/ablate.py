@@ -38,6 +38,7 @@ def run(config: AblateConfig, options: Options) -> Results:
         _score_args(config, preset),
         labelled,
         recipe,
+        options.typed,
     )
     name = config.preset or short_name(config.data)
     out = Path(config.out or f"runs/ablate-{name}").expanduser()

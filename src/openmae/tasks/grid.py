@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -98,6 +98,8 @@ class Row:
     scorings: dict[str, Scoring]
     settings: PretrainConfig
     budget: str
+    typed: frozenset[str]
+    """Names of settings that must mean something to its method; a recipe may have others."""
 
 
 @dataclass
@@ -193,12 +195,14 @@ def plan(
     score_args: Iterable[str],
     labelled: str,
     recipe: str,
+    typed: Collection[str] | None = None,
 ) -> Grid:
     """Every cell with its settings resolved, before anything starts.
 
     Args:
         base: settings of pretrain that all rows share, `data` among them.
         labelled: images of the scores that name none.
+        typed: those of `base` that are not of a recipe; all by default.
 
     Raises:
         UsageError: a setting of one of them is wrong.
@@ -215,7 +219,8 @@ def plan(
             cell = cells.setdefault(cell.name, cell)
             cell.scorings += [s for s in asked.values() if s not in cell.scorings]
             if row is None:
-                row = Row(arm.labels, {}, asked, cell.settings, _length(cell))
+                told = frozenset(arm.settings).union(base if typed is None else typed)
+                row = Row(arm.labels, {}, asked, cell.settings, _length(cell), told)
                 rows.append(row)
             row.cells[seed] = cell.name
     order = [row.cells[seed] for seed in numbers for row in rows]

@@ -74,7 +74,7 @@ def require_grid(grid: Grid) -> None:
     for row in grid.rows:
         config, half = row.settings, [0.5] * row.settings.channels
         try:
-            require_method(config, config.model_fields_set)
+            require_method(config, row.typed)
             with torch.device("meta"):
                 build_method(config, {"mean": half, "std": half})
         except UsageError as error:
