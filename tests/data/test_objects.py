@@ -55,6 +55,20 @@ def test_coco_folder_has_two_parts(tmp_path):
     check(val, 1, 1, True)
 
 
+def test_images_of_another_file_are_near_it_or_where_the_first_ones_are(tmp_path):
+    own = files.coco(tmp_path / "a", 8, "train")
+    other = files.coco(tmp_path / "a", 3, "val")
+    folder = tmp_path / "pictures"
+    (tmp_path / "a/train").rename(folder)
+    _, val = open_object_split(str(own), str(other), str(folder))
+    assert val.root == tmp_path / "a/val"  # though the same names are in the folder that was given
+    alone = tmp_path / "b/c/val.json"
+    alone.parent.mkdir(parents=True)
+    alone.write_text(other.read_text())
+    _, val = open_object_split(str(own), str(alone), str(folder))
+    assert (len(val), val.root) == (3, folder)
+
+
 def test_voc(tmp_path):
     train, val = open_object_split(str(files.voc(tmp_path)))
     assert (len(train), len(val), train.classes) == (3, 2, ["cat", "dog"])

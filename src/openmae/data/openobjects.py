@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def open_object_split(
     first = open_objects(data, images, masks, "train")
     if val is not None or _coco_file(Path(data).expanduser(), "val") is not None:
         other = val if val is not None else data
-        second = open_objects(other, images if val is None else None, first.masks, "val")
+        second = _second(other, images, first.masks, near=val is not None)
         if second.classes != first.classes:
             odd = sorted(set(first.classes) ^ set(second.classes))[:3]
             raise DataError(
@@ -57,6 +58,16 @@ def open_object_split(
     if parts is not None and (parts == 0).any() and (parts == 1).any():
         return first.subset(np.flatnonzero(parts == 0)), first.subset(np.flatnonzero(parts == 1))
     return hash_split(first, fraction)  # type: ignore[return-value]
+
+
+def _second(data: str, images: str | None, masks: bool, near: bool) -> BoxSource:
+    """The part for validation. The images of another file are looked for near it at first: the same
+    names may stand for the training images in the folder that was given.
+    """
+    if near and images is not None:
+        with contextlib.suppress(DataError):
+            return open_objects(data, None, masks, "val")
+    return open_objects(data, images, masks, "val")
 
 
 def _source(data: str, objects: Objects, masks: bool | None) -> BoxSource:
