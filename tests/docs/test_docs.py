@@ -11,44 +11,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from pagelines import BLOCK, PAGES, ROOT, blocks, told, words_of
 
 from openmae.cli import check
 from openmae.config import TASKS
 from openmae.errors import UsageError
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```(?P<kind>[\w{}-]*)[^\n]*\n(?P<text>.*?)^```", re.M | re.S)
-INDENTED = re.compile(r"^ {4}(openmae [^\n]+)$", re.M)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PLACES = {"DATA": "data", "RUN": "runs/x", "FILE": "file.safetensors", "NAME": "x", "S": "0"}
-EXAMPLES = ("...",)  # a line with this word leaves something out on purpose
-
-
-def commands(page: Path) -> list[str]:
-    """The command lines of a page: in blocks without a language, and indented ones."""
-    text = page.read_text(encoding="utf-8")
-    found = INDENTED.findall(BLOCK.sub("", text))
-    for block in BLOCK.finditer(text):
-        if block["kind"] in ("", "bash", "sh", "console"):
-            whole = block["text"].replace("\\\n", " ")
-            found += [line.strip() for line in whole.splitlines()]
-    return [re.sub(r"\s+#.*$", "", line).removeprefix("$ ") for line in found]
-
-
-def told(page: Path) -> list[str]:
-    """Those of openmae that are whole."""
-    own = [line for line in commands(page) if line.startswith("openmae ")]
-    return [line for line in own if not any(word in line for word in EXAMPLES)]
-
-
 LINES = [pytest.param(line, id=f"{p.stem}:{line[:60]}") for p in PAGES for line in told(p)]
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_is_taken(line: str) -> None:
-    words = shlex.split(line.split(" | ")[0].split(" && ")[0])[1:]
-    words = [PLACES.get(word, word) for word in words if not word.startswith("[")]
+    words = words_of(line)
     if "--help" in words or "--version" in words:
         return
     try:
@@ -111,11 +86,10 @@ def test_the_reference_has_every_command_and_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", ["tutorial", "python"])
 def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    blocks = [b["text"] for b in BLOCK.finditer(text) if b["kind"] == "python"]
-    assert blocks
+    found = blocks(ROOT / "docs" / f"{page}.md", "python")
+    assert found
     space: dict[str, object] = {}
-    for block in blocks:
+    for block in found:
         exec(compile(block, page, "exec"), space)
 
 
