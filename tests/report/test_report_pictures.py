@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from openmae.engine.runfolder import RunFolder
-from openmae.report.display import to_rgb
+from openmae.report.display import Display, to_rgb
 from openmae.report.figures import plot_curves
 from openmae.report.pictures import LEAK, Reconstruction, from_visible, sheet
 
@@ -113,6 +113,13 @@ def test_the_sentence_says_better_and_worse():
     assert "100% worse" in worse.sentence()
     flat = Reconstruction("x", row().pictures, 0.0, 0.0, 0.0, "")
     assert "0%" in flat.sentence()
+
+
+def test_the_share_is_of_the_errors_that_are_shown():
+    """Of MSE a quarter is of RMSE a half."""
+    display = Display((0,), (1,), 1, (-20.0, 20.0))
+    deep = Reconstruction("x", row().pictures, 0.01, 0.04, 0.7, "", display)
+    assert deep.sentence() == "masked-patch RMSE 4, mean fill 8, 50% better"
 
 
 def test_statistics_come_from_visible_patches_near_by():

@@ -70,12 +70,11 @@ def thumbnail(image: NDArray[np.generic], encoder: Encoder) -> bytes:
 
 def numbers(row: Reconstruction) -> dict[str, Any]:
     """The errors of a reconstruction, and what they say."""
-    better = 1 - row.mse / row.mean_fill_mse if row.mean_fill_mse > 0 else 0.0
     return {
         "mse": row.mse,
         "mean_fill_mse": row.mean_fill_mse,
         "rmse": row.rmse,
-        "better": better,
+        "better": row.better,
         "sentence": row.sentence(),
         "note": row.note,
         "leaks": row.note == LEAK,

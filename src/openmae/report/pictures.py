@@ -59,9 +59,17 @@ class Reconstruction:
         low, high = self.display.value_range
         return self.mse**0.5 * (high - low), self.mean_fill_mse**0.5 * (high - low)
 
+    @property
+    def better(self) -> float:
+        """By which share the error is below that of the mean fill: of the two errors that are
+        shown, RMSE in the values of the file where there are such, MSE otherwise.
+        """
+        own, fill = self.rmse or (self.mse, self.mean_fill_mse)
+        return 1 - own / fill if fill > 0 else 0.0
+
     def sentence(self) -> str:
         """The numbers in words."""
-        share = 1 - self.mse / self.mean_fill_mse if self.mean_fill_mse > 0 else 0.0
+        share = self.better
         word = "better" if share >= 0 else "worse"
         errors = f"masked-patch MSE {self.mse:.4f}, mean fill {self.mean_fill_mse:.4f}"
         if self.rmse is not None:
