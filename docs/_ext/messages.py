@@ -26,13 +26,16 @@ TITLES = {
     6: "6: diverged",
 }
 AREAS = {  # first part of a module's name -> whose errors they are
+    "cli": "the command line",
     "config": "settings and recipes",
     "data": "images, labels, loading",
     "engine": "the training loop and checkpoints",
+    "launch": "several ranks",
     "methods": "methods",
     "models": "models",
     "report": "pages and pictures",
     "runs": "run folders",
+    "targets": "what is predicted",
     "tasks": "commands",
     "tracking": "tracking",
     "weights": "encoder files and other formats",
@@ -71,7 +74,7 @@ def page() -> str:
     """The page, by exit code and part of the package."""
     parts = [
         "# Every error\n\nWhat a command can say when it ends with an error, read from the code, by"
-        " [exit code](../errors.md); `{name}` is filled in, and most name the fix. An option's own"
+        " [exit code](/errors.md); `{name}` is filled in, and most name the fix. An option's own"
         " range (`--lr -1: should be greater than 0`) is checked from its type and not listed.\n"
     ]
     every = messages()

@@ -15,7 +15,7 @@ SHELL = ("openmae ", "make ", "python ", "pip ", "torchrun ", "sbatch ", ". .ven
 EXAMPLES = ("...",)  # a line with this word leaves something out on purpose
 
 PLACES = {
-    "RUN": "runs/x", "RUN...": "runs/x", "FILE": "runs/photos/encoder.safetensors", "S": "0",
+    "RUN": "runs/x", "RUN...": "runs/x", "FILE": "runs/a/encoder.safetensors", "S": "0",
     "HELD_OUT_IMAGES...": "nuclei/0.png", "IMAGES": "photos/", "RANDOM_ENCODER": "runs/x",
     "A": "photos", "B": "labelled", "F.npz": "f.npz", "folder/": "photos/",
     "/scratch/runs": "scratch",
