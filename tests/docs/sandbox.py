@@ -175,7 +175,7 @@ def products(here: Path) -> None:
     """What the pages have other commands make before they use it."""
     run = here / "runs/photos"
     with contextlib.chdir(here):
-        quiet("tokenize", "PHOTOS", "--out", "runs/tokenizer", "--codes", 8, "--patch-size", 8,
+        quiet("tokenize", "PHOTOS", "--out", "runs/tokenizer", "--codes", 8, "--patch-size", 16,
               "--image-size", 32, "--steps", 1, "--workers", 0)  # fmt: skip
         quiet("segment", "runs/photos", "with_masks", *DENSE, "--head", "linear")
         quiet("detect", "runs/photos", "with_boxes", *DENSE, "--pyramid-dim", 8, "--regions", 8)

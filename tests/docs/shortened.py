@@ -62,11 +62,21 @@ def short(words: list[str]) -> list[str]:
     ranks = "--gpus" in words and task == "pretrain"
     if task == "compare" and "--methods" not in words:  # of runs that are there: trains nothing
         return words
-    for option in _pairs(SMALL.get(task, "")):
+    options = _pairs(SMALL.get(task, ""))
+    if task == "pretrain" and "--method" in words:  # others than MAE have no decoder
+        options = [option for option in options if not option[0].startswith("--decoder")]
+    if task == "pretrain" and "digits" in words:  # of 8 px
+        options += [["--image-size", "8"], ["--patch-size", "2"]]
+    if task == "pretrain" and any("teacher=" in word for word in words):  # has 16 x 16 patches
+        options.append(["--image-size", "256"])
+    options = list({option[0]: option for option in options}.values())  # the last one holds
+    for option in options:
         if option[0] == "--port" and "--static" in words:
             continue
         if option[0] in COSTS or option[0] not in words:
             words, more = without(words, option[0]), [*more, *option]
+    if any(word.endswith(".pth") for word in words):  # smaller than any published file
+        more += ["--heads", "2"]
     if "--steps" in more:
         words = without(words, "--epochs")
     if ranks:
