@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ BASES = {
     for name, found in vars(errors).items()
     if isinstance(found, type) and issubclass(found, errors.OpenMAEError)
 }
+FILLED = re.compile(r"\{[^}]*\}")
 TITLES = {
     2: "2: the words of the command or call",
     3: "3: data",
@@ -34,10 +36,8 @@ AREAS = {  # first part of a module's name -> whose errors they are
     "methods": "methods",
     "models": "models",
     "report": "pages and pictures",
-    "runs": "run folders",
     "targets": "what is predicted",
     "tasks": "commands",
-    "tracking": "tracking",
     "weights": "encoder files and other formats",
 }
 
@@ -51,7 +51,7 @@ class Message:
     text: str
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def messages() -> tuple[Message, ...]:
     """All errors of the package with words of their own, in the order of the files."""
     found: list[Message] = []
@@ -65,7 +65,7 @@ def messages() -> tuple[Message, ...]:
         for name, call, inside in _calls(tree, kinds):
             code = kinds[name]
             for words in _alternatives(call.args[0], inside, makers) if call.args else ():
-                if code in TITLES and any(map(str.isalpha, _without_names(words))):
+                if code in TITLES and any(map(str.isalpha, FILLED.sub("", words))):
                     found.append(Message(code, module, " ".join(words.split())))
     return tuple(dict.fromkeys(found))
 
@@ -189,13 +189,6 @@ def _name(node: ast.expr) -> str:
         case ast.BinOp(left=left):
             return _name(left)
     return "..."
-
-
-def _without_names(text: str) -> str:
-    while "{" in text and "}" in text.partition("{")[2]:
-        before, _, rest = text.partition("{")
-        text = before + rest.partition("}")[2]
-    return text
 
 
 def _shown(text: str) -> str:

@@ -55,6 +55,11 @@ def without(words: list[str], name: str) -> list[str]:
     return words[:first] + words[last:]  # positional words never follow an option on the pages
 
 
+def _heads(words: list[str]) -> list[str]:
+    """What files smaller than any published one do not tell."""
+    return ["--heads", "2"] if any(word.endswith(".pth") for word in words) else []
+
+
 def short(words: list[str]) -> list[str]:
     """The command at the smallest size that keeps its meaning."""
     more: list[str] = []
@@ -75,8 +80,7 @@ def short(words: list[str]) -> list[str]:
             continue
         if option[0] in COSTS or option[0] not in words:
             words, more = without(words, option[0]), [*more, *option]
-    if any(word.endswith(".pth") for word in words):  # smaller than any published file
-        more += ["--heads", "2"]
+    more += _heads(words)
     if "--steps" in more:
         words = without(words, "--epochs")
     if ranks:
@@ -104,8 +108,7 @@ def place(words: list[str]) -> Path | None:
 def dry(words: list[str]) -> list[str]:
     """The command with --dry-run, where it has that and asks for more than help."""
     task = command_of(words)
-    if any(word.endswith(".pth") for word in words):  # smaller than any published file
-        words = [*words, "--heads", "2"]
+    words = [*words, *_heads(words)]
     if task is None or task in NO_DRY_RUN or {"--help", "--dry-run"} & set(words):
         return words
     if "--gpus" in words and task != "slurm":  # ranks come before the look at the words

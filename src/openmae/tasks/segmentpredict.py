@@ -51,6 +51,7 @@ def _predict(config: SegmentPredictConfig, options: Options, out: Path, world: W
     if options.dry_run:
         return dry()
     names, labels = _names(source), Labels.of(model.arguments["labels"])
+    colours = shown_colours(labels)
     rows: list[list[object]] = []
     bad: list[tuple[str, str]] = []
     try:
@@ -62,7 +63,7 @@ def _predict(config: SegmentPredictConfig, options: Options, out: Path, world: W
                 continue
             found = classes_of(model, sample["image"], how(config, model))
             made = (
-                _overlay(model, loaded.what, sample, found, config.opacity)
+                _overlay(model, loaded.what, sample, found, colours, config.opacity)
                 if config.overlays
                 else None
             )
@@ -93,10 +94,14 @@ def _names(source: Source) -> list[str]:
 
 
 def _overlay(
-    model: Segmenter, what: str, sample: Sample, found: NDArray[np.int64], opacity: float
+    model: Segmenter,
+    what: str,
+    sample: Sample,
+    found: NDArray[np.int64],
+    colours: NDArray[np.uint8],
+    opacity: float,
 ) -> Image.Image:
     picture, words = visible(sample["image"], model.encoder)
-    colours = shown_colours(Labels.of(model.arguments["labels"]))
     return draw_classes(
         picture, found, model.classes, colours, sample["path"], what + words, opacity
     )
