@@ -13,7 +13,7 @@ from dino_models import SIZE, SKIPPED, SOUND, are_one, batch, goes_on, rand, ste
 from torch import Tensor
 
 from openmae.errors import UsageError
-from openmae.methods.crops import features, resized
+from openmae.methods.crops import pooled, resized
 from openmae.methods.dino import DINO, cross_entropy
 from openmae.models.positions import GridTables
 
@@ -91,7 +91,7 @@ def test_a_small_crop_of_the_full_size_is_a_large_one():
     whole = method.encoder(images)
     assert torch.allclose(resized(method.encoder, images, tables), whole, rtol=1e-12)
     for pool, wanted in (("cls", whole[:, 0]), ("mean", whole[:, 1:].mean(1))):
-        found = features(method.encoder, images, pool, GridTables([], 16, 1))
+        found = pooled(method.encoder, whole, pool)
         assert torch.allclose(found, wanted, rtol=1e-12)
 
 

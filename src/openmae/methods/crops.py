@@ -45,15 +45,6 @@ def pooled(encoder: Encoder, tokens: Tensor, pool: str) -> Tensor:
     return tokens[:, 0] if pool == "cls" else tokens[:, encoder.num_prefix_tokens :].mean(1)
 
 
-def features(encoder: Encoder, images: Tensor, pool: str, tables: GridTables) -> Tensor:
-    """Images (N, C, h, w) of the encoder's size, or of one whose grid `tables` know -> features
-    (N, D).
-    """
-    size = (images.shape[-2], images.shape[-1])
-    tokens = encoder(images) if size == encoder.image_size else resized(encoder, images, tables)
-    return pooled(encoder, tokens, pool)
-
-
 def resized(encoder: Encoder, images: Tensor, tables: GridTables) -> Tensor:
     """Tokens (N, P + L, D) of images of another size: as the encoder's own forward, with the
     sin-cos positions of their grid.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness
-from openmae.methods.crops import Crops, check_pool, features, pooled
+from openmae.methods.crops import Crops, check_pool, pooled, resized
 from openmae.methods.twoviews import Momentum, result, wide
 from openmae.models.batchnorm import commit
 from openmae.models.dinohead import DinoHead
@@ -189,8 +189,8 @@ class DINO(Base):
         logits = [self.head(own)]
         if crops.small is not None:
             self.drop(crops.draws[:, 2:])
-            small = features(self.encoder, crops.small, self.arguments["pool"], self.tables)
-            logits.append(self.head(small))
+            small = resized(self.encoder, crops.small, self.tables)
+            logits.append(self.head(self.pooled(small)))
         said = wide(torch.cat(logits)).unflatten(0, (crops.views, -1))
         theirs = wide(theirs).unflatten(0, (2, -1))
         with torch.no_grad():
