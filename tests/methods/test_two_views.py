@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from twoview_models import NOT_SKIPPED, SIZE, SKIPPED, TWO_VIEWS, pairs, rand_at, tiny, train
 
+from openmae.engine.optim import Schedule, adamw, param_groups, set_rates
 from openmae.errors import UsageError
 from openmae.methods import METHODS
 from openmae.methods.base import own_arguments
@@ -117,6 +118,32 @@ def test_byol_with_normed_outputs():
     assert torch.allclose(out.var(0, unbiased=False), torch.ones_like(out[0]), rtol=0.05)
     assert len(normed.projector) == len(plain.projector) + 1
     assert not list(normed.projector[-1].parameters())
+
+
+@pytest.mark.parametrize("rate", [1.0, 10.0])
+def test_byol_with_another_rate_for_its_predictor(rate):
+    """The first step of AdamW moves every weight by its rate, whatever the gradient."""
+    method = tiny("byol", predictor_lr=rate).train()
+    before = {n: p.detach().clone() for n, p in method.named_parameters()}
+    groups = param_groups(method, 0.0, method.lr_scales())
+    optimizer = adamw(method, 1e-3, (0.9, 0.95), 0.0, groups)
+    set_rates(optimizer, 0, Schedule(1e-3, 0.0, 0, 10))
+    method({"image": pairs()})["loss"].backward()
+    optimizer.step()
+    for name, now in method.named_parameters():
+        if now.grad is None:
+            assert torch.equal(now, before[name])
+            continue
+        sure = now.grad.abs() > 1e-6
+        wanted = 1e-3 * rate if name.startswith("predictor.") else 1e-3
+        moved = (now.detach() - before[name]).abs()[sure]
+        assert torch.allclose(moved, torch.full_like(moved, wanted), rtol=0.02), name
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_of_the_predictor_that_cannot_be(rate):
+    with pytest.raises(UsageError, match="predictor_lr"):
+        tiny("byol", predictor_lr=rate)
 
 
 # Parameters and momentum.

@@ -5,6 +5,7 @@ A.1).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +13,35 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 
-def param_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(
+    method: nn.Module, weight_decay: float, lr_scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """Two groups: matrices and tokens are decayed, one-dimensional parameters (biases, norms) are
-    not.
+    not. Two more for each part of the method that `lr_scales` names (first part of a parameter's
+    name -> multiple of the learning rate).
 
     cls_token and mask_token are three-dimensional and so decayed, as in the published pretraining.
     Frozen parameters (positions) are in neither. "decays" marks the first one (see `set_rates`).
     """
+    scales = dict(lr_scales or {})
     trained = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
-    decayed = [(n, p) for n, p in trained if p.ndim > 1]
-    exempt = [(n, p) for n, p in trained if p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay, "decays": True},
-        {"params": exempt, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for part in (None, *scales):
+        own = [(n, p) for n, p in trained if _part(n, scales) == part]
+        decayed = [(n, p) for n, p in own if p.ndim > 1]
+        exempt = [(n, p) for n, p in own if p.ndim <= 1]
+        scale = {} if part is None else {"lr_scale": scales[part]}
+        groups += [
+            {"params": decayed, "weight_decay": weight_decay, "decays": True, **scale},
+            {"params": exempt, "weight_decay": 0.0, **scale},
+        ]
+    return groups
+
+
+def _part(name: str, scales: Mapping[str, float]) -> str | None:
+    """The part of `scales` that a parameter is of, None where it is of none."""
+    first = name.partition(".")[0]
+    return first if first in scales else None
 
 
 def adamw(

@@ -120,6 +120,12 @@ class Base(Described, nn.Module):
         """The units of per-block compile and sharding."""
         return list(self.encoder.vit.blocks)
 
+    def lr_scales(self) -> dict[str, float]:
+        """Of parts of the method (first part of the names of their parameters): the multiple of the
+        learning rate that they train with. What is not named trains with the rate itself.
+        """
+        return {}
+
     def begin(self) -> None:
         """The encoder of a new run has the weights that it begins with: teachers copy them."""
 

@@ -6,11 +6,13 @@ B images of this rank, D outputs.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from openmae.errors import UsageError
 from openmae.methods.twoviews import Momentum, Predicting, wide
 from openmae.models.batchnorm import head
 
@@ -24,7 +26,13 @@ class BYOL(Predicting):
         hidden, out: widths of projector and predictor, of which each has two layers.
         last_norm: projector and predictor end with BatchNorm (without weights), as those of MoCo v3
             do; BYOL's as published do not.
+        predictor_lr: multiple of the learning rate that the predictor trains with. The paper
+            (appendix, "Importance of the near-optimal predictor") raises it: what the network
+            learns from is only as good as the predictor is.
         more: as of `TwoViews` and `Base`.
+
+    Raises:
+        UsageError: a rate that is not above 0, and as `TwoViews` and `Base`.
     """
 
     def __init__(
@@ -33,15 +41,23 @@ class BYOL(Predicting):
         hidden: int = 4096,
         out: int = 256,
         last_norm: bool = False,
+        predictor_lr: float = 1.0,
         **more: Any,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "more")}
         super().__init__(**more)
         self.arguments |= given
+        if not 0 < predictor_lr < math.inf:
+            raise UsageError(f"predictor_lr={predictor_lr}: should be above 0")
         self.projector = head([self.encoder.vit.embed_dim, hidden, out], last_norm)
         self.predictor = head([out, hidden, out], last_norm)
         self.encoder.initialise()
         self.momentum = Momentum(self.encoder, self.projector, momentum)
+
+    def lr_scales(self) -> dict[str, float]:
+        """The predictor's, where it has its own."""
+        told = self.arguments["predictor_lr"]
+        return {} if told == 1 else {"predictor": told}
 
     def losses(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """See `distance`."""

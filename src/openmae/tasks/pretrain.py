@@ -109,7 +109,8 @@ class Pretraining(Kind):
         return "\n".join(lines) or None
 
     def groups(self, config: PretrainConfig, method: nn.Module) -> list[dict[str, Any]]:
-        return param_groups(method, config.weight_decay)
+        assert isinstance(method, Base)
+        return param_groups(method, config.weight_decay, method.lr_scales())
 
     def transform(self, config: PretrainConfig, resolved: Mapping[str, Any]) -> Transform:
         views = views_of(config, resolved)
