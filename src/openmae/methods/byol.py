@@ -15,6 +15,7 @@ from torch import Tensor
 from openmae.errors import UsageError
 from openmae.methods.twoviews import Momentum, Predicting, wide
 from openmae.models.batchnorm import head
+from openmae.models.whitening import whiten
 
 
 class BYOL(Predicting):
@@ -29,6 +30,8 @@ class BYOL(Predicting):
         predictor_lr: multiple of the learning rate that the predictor trains with. The paper
             (appendix, "Importance of the near-optimal predictor") raises it: what the network
             learns from is only as good as the predictor is.
+        whiten: what is predicted is whitened over both views of the global batch (see `whiten`), so
+            that no direction of it outweighs the others; `out` should be well below the batch.
         more: as of `TwoViews` and `Base`.
 
     Raises:
@@ -42,6 +45,7 @@ class BYOL(Predicting):
         out: int = 256,
         last_norm: bool = False,
         predictor_lr: float = 1.0,
+        whiten: bool = False,
         **more: Any,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "more")}
@@ -53,6 +57,10 @@ class BYOL(Predicting):
         self.predictor = head([out, hidden, out], last_norm)
         self.encoder.initialise()
         self.momentum = Momentum(self.encoder, self.projector, momentum)
+
+    def targets(self, said: Tensor) -> Tensor:
+        """See `whiten`."""
+        return whiten(said) if self.arguments["whiten"] else said
 
     def lr_scales(self) -> dict[str, float]:
         """The predictor's, where it has its own."""

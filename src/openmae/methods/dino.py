@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from openmae.errors import UsageError
 from openmae.methods.base import Base, Randomness
 from openmae.methods.crops import Crops, check_pool, pooled, resized
+from openmae.methods.sinkhorn import sinkhorn
 from openmae.methods.twoviews import Momentum, result, wide
 from openmae.models.batchnorm import commit
 from openmae.models.dinohead import DinoHead
@@ -23,6 +24,9 @@ from openmae.models.encoder import Encoder
 from openmae.models.gathering import all_mean
 from openmae.models.positions import GridTables
 from openmae.models.precision import full_precision
+
+
+CENTERINGS = ("mean", "sinkhorn")
 
 
 class DINO(Base):
@@ -39,6 +43,8 @@ class DINO(Base):
         warmup: share of the run in which that temperature rises, in a line.
         momentum: of the teacher at the start; it rises to 1 by half a cosine.
         center_momentum: of the centre that is taken from what the teacher says.
+        centering: "mean" takes that centre away, as published; "sinkhorn" shares the prototypes out
+            equally over each global batch instead (see `sinkhorn`), and the centre is not used.
         freeze: share of the run in which the last layer of the head stays.
         drop_path: stochastic depth of the student.
         local_crops: number of small crops; 0: none.
@@ -71,6 +77,7 @@ class DINO(Base):
         warmup: float = 0.3,
         momentum: float = 0.996,
         center_momentum: float = 0.9,
+        centering: str = "mean",
         freeze: float = 0.01,
         drop_path: float = 0.1,
         local_crops: int = 8,
@@ -197,9 +204,15 @@ class DINO(Base):
             self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
         temperature = self.teacher_temperature(crops.progress)
         with full_precision(said):
-            wanted = ((theirs - self.center) / temperature).softmax(-1)
+            wanted = self.shares(theirs, self.center, temperature)
             loss = cross_entropy(said, wanted, self.arguments["student_temp"])
         return loss, entropy(wanted)
+
+    def shares(self, theirs: Tensor, center: Tensor, temperature: float) -> Tensor:
+        """What the teacher says (..., K) as shares of the prototypes, by `centering`."""
+        if self.arguments["centering"] == "sinkhorn":
+            return sinkhorn(theirs.flatten(0, -2), temperature).view_as(theirs)
+        return ((theirs - center) / temperature).softmax(-1)
 
     def teacher_temperature(self, progress: float, of: str = "teacher_temp") -> float:
         """At a share of the run; `of` is the argument that holds its end."""
@@ -254,6 +267,8 @@ def cross_entropy(student: Tensor, wanted: Tensor, temperature: float) -> Tensor
 
 def _check(told: Mapping[str, Any], encoder: Encoder) -> None:
     check_pool(told["pool"], encoder)
+    if told["centering"] not in CENTERINGS:
+        raise UsageError(f"centering={told['centering']}: should be mean or sinkhorn")
     for name in ("student_temp", "teacher_temp", "teacher_temp_start"):
         if told[name] <= 0:
             raise UsageError(f"{name}={told[name]}: must be above 0")

@@ -54,7 +54,8 @@ class SimCLR(TwoViews):
         self, batch: Mapping[str, Any] | Tensor, rand: Randomness | None = None
     ) -> dict[str, Tensor]:
         """Two views (B, 2, C, H, W) -> the loss and what is logged."""
-        features = self.feature(self.encoder, both(batch))
+        images = both(batch)
+        features = self.feature(self.encoder, images, self.patches(images, rand))
         first, second = wide(self.projector(features)).chunk(2)
         return result(nt_xent(first, second, self.temperature), features)
 

@@ -21,6 +21,7 @@ from openmae.methods.crops import check_pool, pooled
 from openmae.models.batchnorm import commit
 from openmae.models.collapse import effective_rank, spread
 from openmae.models.encoder import Encoder
+from openmae.models.masking import choose, moved
 
 
 class TwoViews(Base):
@@ -37,7 +38,12 @@ class TwoViews(Base):
         saturation, hue: largest change of these.
         blur: whether views are blurred: the first always, the second one time in ten.
         solarize: whether the second view is solarised, one time in five.
+        patch_drop_rate: share of the patches of each view that no encoder sees, drawn anew each
+            time (FLIP, Li et al. 2022, arXiv 2212.00794): an image costs that much less.
         encoder: as of `Base`.
+
+    Raises:
+        UsageError: a share that leaves no patch, or the class token of an encoder without one.
     """
 
     batch_coupled = True
@@ -53,6 +59,7 @@ class TwoViews(Base):
         hue: float = 0.1,
         blur: bool = True,
         solarize: bool = True,
+        patch_drop_rate: float = 0.0,
         **encoder: Any,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "encoder")}
@@ -60,6 +67,13 @@ class TwoViews(Base):
         self.arguments |= given
         check_pool(pool, self.encoder)
         self.pool = pool
+        patches = self.encoder.grid[0] * self.encoder.grid[1]
+        self.seen = int(patches * (1 - patch_drop_rate)) if 0 <= patch_drop_rate < 1 else 0
+        if not self.seen:
+            raise UsageError(
+                f"patch_drop_rate={patch_drop_rate}: should be at least 0 and leave one of"
+                f" {patches} patches"
+            )
         self.encoder.vit.patch_embed.proj.requires_grad_(not frozen_patch)
 
     def views(self) -> list[dict[str, Any]] | None:
@@ -76,9 +90,28 @@ class TwoViews(Base):
             alike | {"blur_p": 0.1 * blur, "solarize_p": 0.2 * solarize},
         ]
 
-    def feature(self, encoder: Encoder, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> one feature each (N, D)."""
-        return pooled(encoder, encoder(images), self.pool)
+    def patches(self, images: Tensor, rand: Randomness | None) -> Tensor | None:
+        """Ids (2 * B, K) of the patches that the encoders see of the views (2 * B, C, H, W), the
+        first ones first; None where they see all.
+
+        Raises:
+            ValueError: patches are dropped, and there is no `rand`.
+        """
+        rate, length = self.arguments["patch_drop_rate"], self.encoder.grid[0] * self.encoder.grid[1]
+        if not rate:
+            return None
+        if rand is None:
+            raise ValueError("patch_drop_rate > 0 needs the randomness of the step")
+        priority = rand.uniform("patch-drop", (len(images) // 2, 2, length))
+        kept, _ = choose(priority.transpose(0, 1).flatten(0, 1), self.seen)
+        return moved(kept, images.device)
+
+    def feature(self, encoder: Encoder, images: Tensor, ids: Tensor | None) -> Tensor:
+        """Images (N, C, H, W), of which patches ids (N, K) are seen or all -> one feature each
+        (N, D).
+        """
+        tokens = encoder(images) if ids is None else encoder.encode_plain(images, ids)
+        return pooled(encoder, tokens, self.pool)
 
     def after_step(self, rand: Randomness, skipped: Tensor) -> None:
         """Move the statistics of the heads."""
@@ -154,6 +187,10 @@ class Predicting(TwoViews):
     predictor: nn.Module
     momentum: Momentum
 
+    def targets(self, said: Tensor) -> Tensor:
+        """What is predicted, of what the momentum encoder says of both views (2 * B, D)."""
+        return said
+
     @abstractmethod
     def losses(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Predictions of one view and the momentum encoder's words of the other, (B, D) each -> the
@@ -165,11 +202,13 @@ class Predicting(TwoViews):
     ) -> dict[str, Tensor]:
         """Two views (B, 2, C, H, W) -> the loss and what is logged."""
         images = both(batch)
-        features = self.feature(self.encoder, images)
+        ids = self.patches(images, rand)
+        features = self.feature(self.encoder, images, ids)
         first, second = (self.predictor(self.projector(f)) for f in features.chunk(2))
         with torch.no_grad():
-            theirs = self.feature(self.momentum.encoder, images).chunk(2)
-            of_first, of_second = (self.momentum.projector(f) for f in theirs)
+            theirs = self.feature(self.momentum.encoder, images, ids).chunk(2)
+            said = torch.cat([self.momentum.projector(f) for f in theirs])
+            of_first, of_second = self.targets(said).chunk(2)
         return result(self.losses(first, of_second) + self.losses(second, of_first), features)
 
     def begin(self) -> None:

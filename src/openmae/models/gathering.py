@@ -65,6 +65,14 @@ def all_sum(values: Tensor) -> Tensor:
     return total
 
 
+def all_max(values: Tensor) -> Tensor:
+    """The largest over ranks of a tensor of any shape, on every rank, without gradients."""
+    largest = values.detach().clone()
+    if ranks() > 1 and not largest.is_meta:
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 def all_mean(values: Tensor) -> Tensor:
     """The mean over ranks; of means over equal shares of a batch, the mean over the batch."""
     return all_sum(values) / ranks()
