@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from twoview_models import TWO_VIEWS, pairs, tiny
 
 from openmae.models.batchnorm import BatchNorm
-from openmae.models.gathering import all_mean, all_rows, all_sum, rank, ranks
+from openmae.models.gathering import all_max, all_mean, all_rows, all_sum, rank, ranks
+from openmae.randomness import Rand
 
 ROWS = 8
 
@@ -30,7 +31,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 def test_without_ranks_nothing_is_shared():
     x = torch.randn(3, 2, requires_grad=True)
     assert (ranks(), rank()) == (1, 0)
-    for shared in (all_sum, all_mean, all_rows):
+    for shared in (all_sum, all_mean, all_max, all_rows):
         assert torch.equal(shared(x), x)
 
 
@@ -49,7 +50,8 @@ def test_sums_and_rows_have_the_gradients_of_one_process(tmp_path):
         value.backward()
         total = all_sum(torch.tensor([r + 1.0]))
         return {"loss": value.detach(), "grad": own.grad, "rows": all_rows(own.detach())} | {
-            "sum": total
+            "sum": total,
+            "max": all_max(torch.tensor([r, -r])),
         }
 
     found = in_ranks(2, of_rank, tmp_path)
@@ -61,6 +63,7 @@ def test_sums_and_rows_have_the_gradients_of_one_process(tmp_path):
     for one in found:
         assert torch.equal(one["rows"], x)
         assert one["sum"].item() == 3
+        assert one["max"].tolist() == [1, 0]
 
 
 def test_batch_norm_over_ranks_is_that_of_the_whole_batch(tmp_path):
@@ -95,12 +98,20 @@ def test_batch_norm_over_ranks_is_that_of_the_whole_batch(tmp_path):
         assert one["s.num_batches_tracked"] == 1
 
 
-@pytest.mark.parametrize("name", TWO_VIEWS)
-def test_a_method_over_two_ranks_is_the_one_of_the_whole_batch(name, tmp_path):
-    method, images = tiny(name), pairs(ROWS)
+DROPPED = {"patch_drop_rate": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*((name, {}) for name in TWO_VIEWS), ("byol", {"whiten": True, **DROPPED}), ("simclr", DROPPED)],
+)
+def test_a_method_over_two_ranks_is_the_one_of_the_whole_batch(name, more, tmp_path):
+    method, images = tiny(name, **more), pairs(ROWS)
 
     def of(rows: Tensor) -> dict[str, Tensor]:
-        out = method.train()({"image": rows})
+        first = rank() * len(rows)
+        rand = Rand(seed=0, step=0, progress=0.5, first=first, rows=len(rows))
+        out = method.train()({"image": rows}, rand)
         out["loss"].backward()
         buffers = {f"b.{n}": b for n, b in method.named_buffers()}
         return (
@@ -119,5 +130,6 @@ def test_a_method_over_two_ranks_is_the_one_of_the_whole_batch(name, tmp_path):
             assert all(close(one[part].double(), value.double()) for one in found), part
         elif not part.endswith("attn.qkv.bias"):
             assert close(averaged(found, part), value), part
-    alone = tiny(name).train()({"image": images[: ROWS // 2]})["sample_loss"]
+    rand = Rand(seed=0, step=0, progress=0.5, first=0, rows=ROWS // 2)
+    alone = tiny(name, **more).train()({"image": images[: ROWS // 2]}, rand)["sample_loss"]
     assert not close(alone, samples[: ROWS // 2])  # the other rank's images do count

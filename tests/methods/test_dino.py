@@ -15,6 +15,7 @@ from torch import Tensor
 from openmae.errors import UsageError
 from openmae.methods.crops import pooled, resized
 from openmae.methods.dino import DINO, cross_entropy
+from openmae.methods.sinkhorn import sinkhorn
 from openmae.models.positions import GridTables
 
 CENTER = 2.0
@@ -116,6 +117,23 @@ def test_the_mean_of_patch_tokens_as_the_feature():
     assert type(reference.head.mlp[-1]) is torch.nn.Linear  # no norm at the bottleneck
 
 
+def test_prototypes_shared_out_by_sinkhorn():
+    """Over both large crops together; the centre is not used."""
+    method, data = tiny(drop_path=0.0, centering="sinkhorn").train(), batch()
+    with torch.no_grad():
+        method.center.copy_(torch.linspace(-0.1, 0.1, 32))
+    reference = copy.deepcopy(method)
+    out = method(data, rand())
+    large, small = (torch.cat(data[name].unbind(1)) for name in ("image", "local"))
+    tables = GridTables([(2, 2)], 16, 1).double()
+    tokens = (reference.encoder(large), resized(reference.encoder, small, tables))
+    logits = torch.cat([reference.head(t[:, 0]) for t in tokens])
+    theirs = reference.teacher.projector(reference.teacher.encoder(large)[:, 0])
+    said = sinkhorn(theirs, 0.07).unflatten(0, (2, -1))
+    wanted = cross_entropy(logits.unflatten(0, (4, -1)), said, 0.1)
+    assert torch.allclose(out["sample_loss"], wanted, rtol=1e-10)
+
+
 def test_statistics_of_the_head_move_with_the_step():
     method = tiny(head_norm=True, drop_path=0.0).train()
     before = copy.deepcopy(method.state_dict())
@@ -196,6 +214,7 @@ def test_schedule_views_and_arguments():
         ({"momentum": 1.5}, "momentum=1.5"),
         ({"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "pool=cls"),
         ({"pool": "max"}, "pool=max"),
+        ({"centering": "center"}, "centering=center"),
     ],
 )
 def test_refused(more, words):
@@ -218,6 +237,11 @@ def with_norm(first: int, rows: int) -> dict[str, Tensor]:
     return step_of_a_rank(method, first, rows) | {"center": method.center}
 
 
-@pytest.mark.parametrize("of", [of_rank, with_norm])
+def with_sinkhorn(first: int, rows: int) -> dict[str, Tensor]:
+    method = tiny(drop_path=0.5, centering="sinkhorn")
+    return step_of_a_rank(method, first, rows) | {"center": method.center}
+
+
+@pytest.mark.parametrize("of", [of_rank, with_norm, with_sinkhorn])
 def test_two_ranks_are_one(tmp_path, of):
     are_one(of, tmp_path, "center")

@@ -14,6 +14,7 @@ from torch import Tensor
 from openmae.errors import UsageError
 from openmae.methods.dino import cross_entropy
 from openmae.methods.ibot import IBOT, hidden_cross_entropy
+from openmae.methods.sinkhorn import sinkhorn
 from openmae.models.masktokens import encode_masked_plain
 
 LIGHTLY = 2.4677377138844996
@@ -67,6 +68,27 @@ def test_the_patch_loss_by_its_formula():
     both = out["class_loss"] + out["patch_loss"]
     assert out["loss"].item() == pytest.approx(both.item(), rel=1e-12)
     assert sum(t == 0 for t in total) < ROWS
+
+
+def test_prototypes_of_hidden_patches_shared_out_by_sinkhorn():
+    """Over the hidden patches alone: those that only fill the rows up take no part."""
+    method, data = apart(tiny(drop_path=0.0, local_crops=0, centering="sinkhorn")), batch()["image"]
+    out = method({"image": data}, rand())
+    large = data.transpose(0, 1).flatten(0, 1)
+    ids, weight = method.hidden(ROWS, rand(), torch.device("cpu"))
+    patches = method.teacher.projector(method.teacher.encoder(large)[:, 1:])
+    hidden = [ids[crop, weight[crop] > 0] for crop in range(2 * ROWS)]
+    assert 0 < sum(map(len, hidden)) < weight.numel()
+    theirs = torch.cat([patches[crop, those] for crop, those in enumerate(hidden)])
+    said = sinkhorn(theirs, 0.07).split([len(those) for those in hidden])
+    total = 0.0
+    for crop, those in ((c, h) for c, h in enumerate(hidden) if len(h)):
+        kept = torch.tensor([[i for i in range(LENGTH) if i not in those.tolist()]])
+        image = large[crop : crop + 1]
+        tokens = encode_masked_plain(method.encoder, image, kept, those[None], method.mask_token)
+        ours = method.head(tokens[0, 1 + those])
+        total -= (said[crop] * (ours / 0.1).log_softmax(-1)).sum(-1).mean().item()
+    assert out["patch_loss"].item() == pytest.approx(total / (2 * ROWS), rel=1e-10)
 
 
 def test_the_class_loss_is_dinos_of_the_crops_as_the_student_sees_them():

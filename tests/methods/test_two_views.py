@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from twoview_models import NOT_SKIPPED, SIZE, SKIPPED, TWO_VIEWS, pairs, rand_at, tiny, train
 
-from openmae.engine.optim import Schedule, adamw, param_groups, set_rates
 from openmae.errors import UsageError
 from openmae.methods import METHODS
 from openmae.methods.base import own_arguments
@@ -109,43 +108,6 @@ def test_the_whole_by_its_formula(name):
     assert all(v.ndim == 0 for n, v in found.items() if n != "sample_loss")
 
 
-def test_byol_with_normed_outputs():
-    """`last_norm`: outputs of projector and predictor have mean 0 and variance 1 over a view."""
-    plain, normed = tiny("byol").train(), tiny("byol", last_norm=True).train()
-    features = torch.randn(64, plain.encoder.vit.embed_dim, dtype=torch.float64)
-    out = normed.predictor(normed.projector(features))
-    assert torch.allclose(out.mean(0), torch.zeros_like(out[0]), atol=1e-9)
-    assert torch.allclose(out.var(0, unbiased=False), torch.ones_like(out[0]), rtol=0.05)
-    assert len(normed.projector) == len(plain.projector) + 1
-    assert not list(normed.projector[-1].parameters())
-
-
-@pytest.mark.parametrize("rate", [1.0, 10.0])
-def test_byol_with_another_rate_for_its_predictor(rate):
-    """The first step of AdamW moves every weight by its rate, whatever the gradient."""
-    method = tiny("byol", predictor_lr=rate).train()
-    before = {n: p.detach().clone() for n, p in method.named_parameters()}
-    groups = param_groups(method, 0.0, method.lr_scales())
-    optimizer = adamw(method, 1e-3, (0.9, 0.95), 0.0, groups)
-    set_rates(optimizer, 0, Schedule(1e-3, 0.0, 0, 10))
-    method({"image": pairs()})["loss"].backward()
-    optimizer.step()
-    for name, now in method.named_parameters():
-        if now.grad is None:
-            assert torch.equal(now, before[name])
-            continue
-        sure = now.grad.abs() > 1e-6
-        wanted = 1e-3 * rate if name.startswith("predictor.") else 1e-3
-        moved = (now.detach() - before[name]).abs()[sure]
-        assert torch.allclose(moved, torch.full_like(moved, wanted), rtol=0.02), name
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
-def test_a_rate_of_the_predictor_that_cannot_be(rate):
-    with pytest.raises(UsageError, match="predictor_lr"):
-        tiny("byol", predictor_lr=rate)
-
-
 # Parameters and momentum.
 
 
@@ -238,6 +200,9 @@ def test_views():
         ("simclr", {"temperature": 0.0}, "temperature=0.0"),
         ("mocov3", {"temperature": -1.0}, "temperature=-1.0"),
         ("byol", {"momentum": 1.5}, "momentum=1.5"),
+        ("byol", {"patch_drop_rate": 0.9}, "leave one of 4 patches"),
+        ("simclr", {"patch_drop_rate": -0.1}, "patch_drop_rate=-0.1"),
+        ("mocov3", {"patch_drop_rate": 1.0}, "patch_drop_rate=1.0"),
         ("byol", {"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "pool=cls"),
     ],
 )

@@ -208,10 +208,15 @@ class DINO(Base):
             loss = cross_entropy(said, wanted, self.arguments["student_temp"])
         return loss, entropy(wanted)
 
-    def shares(self, theirs: Tensor, center: Tensor, temperature: float) -> Tensor:
-        """What the teacher says (..., K) as shares of the prototypes, by `centering`."""
+    def shares(
+        self, theirs: Tensor, center: Tensor, temperature: float, weight: Tensor | None = None
+    ) -> Tensor:
+        """What the teacher says (..., K) as shares of the prototypes, by `centering`; rows whose
+        `weight` (...) is 0 take no part in it.
+        """
         if self.arguments["centering"] == "sinkhorn":
-            return sinkhorn(theirs.flatten(0, -2), temperature).view_as(theirs)
+            told = None if weight is None else weight.flatten()
+            return sinkhorn(theirs.flatten(0, -2), temperature, told).view_as(theirs)
         return ((theirs - center) / temperature).softmax(-1)
 
     def teacher_temperature(self, progress: float, of: str = "teacher_temp") -> float:

@@ -140,7 +140,7 @@ class IBOT(DINO):
         theirs = patches.gather(1, ids[..., None].expand(-1, -1, patches.shape[2]))
         temperature = self.teacher_temperature(progress, "patch_temp")
         with full_precision(said):
-            wanted = self.shares(theirs, self.patch_center, temperature)
+            wanted = self.shares(theirs, self.patch_center, temperature, weight)
             each = hidden_cross_entropy(said, wanted, weight, self.arguments["student_temp"])
         return each.unflatten(0, (2, -1)).mean(0), entropy(wanted)
 
