@@ -103,7 +103,11 @@ DROPPED = {"patch_drop_rate": 0.25}
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [*((name, {}) for name in TWO_VIEWS), ("byol", {"whiten": True, **DROPPED}), ("simclr", DROPPED)],
+    [
+        *((name, {}) for name in TWO_VIEWS),
+        ("byol", {"whiten": True, **DROPPED}),
+        ("simclr", DROPPED),
+    ],
 )
 def test_a_method_over_two_ranks_is_the_one_of_the_whole_batch(name, more, tmp_path):
     method, images = tiny(name, **more), pairs(ROWS)

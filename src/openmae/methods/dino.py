@@ -25,7 +25,6 @@ from openmae.models.gathering import all_mean
 from openmae.models.positions import GridTables
 from openmae.models.precision import full_precision
 
-
 CENTERINGS = ("mean", "sinkhorn")
 
 

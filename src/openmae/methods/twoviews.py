@@ -67,7 +67,7 @@ class TwoViews(Base):
         self.arguments |= given
         check_pool(pool, self.encoder)
         self.pool = pool
-        patches = self.encoder.grid[0] * self.encoder.grid[1]
+        patches = math.prod(self.encoder.grid)
         self.seen = int(patches * (1 - patch_drop_rate)) if 0 <= patch_drop_rate < 1 else 0
         if not self.seen:
             raise UsageError(
@@ -97,8 +97,8 @@ class TwoViews(Base):
         Raises:
             ValueError: patches are dropped, and there is no `rand`.
         """
-        rate, length = self.arguments["patch_drop_rate"], self.encoder.grid[0] * self.encoder.grid[1]
-        if not rate:
+        length = math.prod(self.encoder.grid)
+        if not self.arguments["patch_drop_rate"]:
             return None
         if rand is None:
             raise ValueError("patch_drop_rate > 0 needs the randomness of the step")
