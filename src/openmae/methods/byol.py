@@ -28,8 +28,8 @@ class BYOL(Predicting):
         last_norm: projector and predictor end with BatchNorm (without weights), as those of MoCo v3
             do; BYOL's as published do not.
         predictor_lr: multiple of the learning rate that the predictor trains with. The paper
-            (appendix, "Importance of the near-optimal predictor") raises it: what the network
-            learns from is only as good as the predictor is.
+            raises it (section 5, "Importance of a near-optimal predictor"; appendix I) and then
+            needs no momentum encoder; here it has both.
         whiten: what is predicted is whitened over both views of the global batch (see `whiten`), so
             that no direction of it outweighs the others; `out` should be well below the batch.
         more: as of `TwoViews` and `Base`.
