@@ -78,7 +78,7 @@ def test_methods_with_their_recipes_below_what_was_typed(here, classes, tmp_path
     assert table["differences"]["lr"] == lr
     assert "dim" not in table["differences"]
     costs = [row["gflop_per_image"] for row in table["rows"]]
-    assert costs[0] < costs[1] < costs[2]
+    assert costs[0] < min(costs[1:])  # an MAE sees a quarter of one view
     assert table["curves"] == {} if "curves" in table else True
     assert "losses of different methods cannot be compared" in said
     for folder in out.glob("cells/*/run"):
