@@ -31,9 +31,7 @@ def sinkhorn(
         weight: 1 or 0 of each row (N,): those of 0 take no part in the sums of columns.
         iterations: of columns and rows.
     """
-    logs = (
-        logits / temperature
-    )  # of the shares: at low temperatures these leave the range of floats
+    logs = logits / temperature  # not the shares themselves: at low temperatures these underflow
     away = None if weight is None else weight[:, None] == 0
     for _ in range(iterations):
         logs = logs - _column_logs(logs if away is None else logs.masked_fill(away, -math.inf))
