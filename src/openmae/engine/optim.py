@@ -21,7 +21,7 @@ def param_groups(
     name -> multiple of the learning rate).
 
     cls_token and mask_token are three-dimensional and so decayed, as in the published pretraining.
-    Frozen parameters (positions) are in neither. "decays" marks those that are decayed (see `set_rates`).
+    Frozen parameters (positions) are in none. "decays" marks what is decayed (see `set_rates`).
     """
     scales = dict(lr_scales or {})
     trained = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
