@@ -188,6 +188,28 @@ def test_centre_and_teacher_move_unless_skipped():
     assert method.center.isfinite().all()
 
 
+def test_sinkhorn_averages_no_centre():
+    method = tiny(centering="sinkhorn")
+    method(batch(), rand())
+    method.after_step(rand(), SOUND)
+    assert not method.batch_center.any()
+    assert not method.center.any()
+
+
+def test_the_teacher_may_follow_to_the_end():
+    """At the end of the run: by 1 - `momentum_end`, by default not at all."""
+    name = "teacher.encoder.vit.blocks.0.mlp.fc1.weight"
+    for more, share in (({}, 0.0), ({"momentum_end": 0.95}, 0.05)):
+        method = tiny(momentum=0.9, **more)
+        with torch.no_grad():
+            for parameter in method.encoder.vit.blocks.parameters():
+                parameter += 1
+        before = method.state_dict()[name].clone()
+        method.after_step(rand(progress=1), SOUND)
+        moved = method.state_dict()[name] - before
+        assert torch.allclose(moved, torch.full_like(moved, share), atol=1e-7)
+
+
 def test_schedule_views_and_arguments():
     method = tiny(teacher_temp=0.07, warmup=0.5, blur=False)
     found = [method.teacher_temperature(p) for p in (0.0, 0.25, 0.5, 1.0)]
@@ -212,6 +234,7 @@ def test_schedule_views_and_arguments():
         ({"teacher_temp": 0.0}, "teacher_temp=0.0"),
         ({"freeze": 2.0}, "freeze=2.0"),
         ({"momentum": 1.5}, "momentum=1.5"),
+        ({"momentum_end": -0.1}, "momentum_end=-0.1"),
         ({"encoder_args": SIZE["encoder_args"] | {"class_token": False}}, "pool=cls"),
         ({"pool": "max"}, "pool=max"),
         ({"centering": "center"}, "centering=center"),

@@ -171,6 +171,8 @@ def test_the_schedule_of_the_momentum():
     assert momentum_at(0.99, 0) == pytest.approx(0.99)
     assert momentum_at(0.99, 0.5) == pytest.approx(0.995)
     assert momentum_at(0.99, 1) == 1
+    assert momentum_at(0.9, 0.5, 0.98) == pytest.approx(0.94)
+    assert momentum_at(0.9, 1, 0.98) == pytest.approx(0.98)
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)

@@ -40,7 +40,8 @@ class DINO(Base):
         student_temp: temperature of the student.
         teacher_temp, teacher_temp_start: of the teacher, at the end and the start of its warm-up.
         warmup: share of the run in which that temperature rises, in a line.
-        momentum: of the teacher at the start; it rises to 1 by half a cosine.
+        momentum, momentum_end: of the teacher at the start and the end, half a cosine between them.
+            It rises to 1 as published; in a run of few steps that leaves the teacher behind.
         center_momentum: of the centre that is taken from what the teacher says.
         centering: "mean" takes that centre away, as published; "sinkhorn" shares the prototypes out
             equally over each global batch instead (see `sinkhorn`), and the centre is not used.
@@ -75,6 +76,7 @@ class DINO(Base):
         teacher_temp_start: float = 0.04,
         warmup: float = 0.3,
         momentum: float = 0.996,
+        momentum_end: float = 1.0,
         center_momentum: float = 0.9,
         centering: str = "mean",
         freeze: float = 0.01,
@@ -108,7 +110,8 @@ class DINO(Base):
             self.encoder.num_prefix_rows,
         )
         self.encoder.initialise()
-        self.teacher = Momentum(self.encoder, self.head, momentum)  # before its paths may drop
+        # before its paths may drop
+        self.teacher = Momentum(self.encoder, self.head, momentum, momentum_end)
         self.paths = install(self.encoder.vit, drop_path) if drop_path else []
 
     def _local(self) -> tuple[int, int]:
@@ -199,8 +202,9 @@ class DINO(Base):
             logits.append(self.head(self.pooled(small)))
         said = wide(torch.cat(logits)).unflatten(0, (crops.views, -1))
         theirs = wide(theirs).unflatten(0, (2, -1))
-        with torch.no_grad():
-            self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
+        if self.arguments["centering"] == "mean":
+            with torch.no_grad():
+                self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
         temperature = self.teacher_temperature(crops.progress)
         with full_precision(said):
             wanted = self.shares(theirs, self.center, temperature)

@@ -93,7 +93,8 @@ class IBOT(DINO):
             whole = self.teacher.encoder(crops.large)
             theirs = self.teacher.projector(self.pooled(whole))
             patches = wide(self.teacher.projector(whole[:, self.encoder.num_prefix_tokens :]))
-            self.batch_patch_center.copy_(all_mean(patches.mean((0, 1))))
+            if self.arguments["centering"] == "mean":
+                self.batch_patch_center.copy_(all_mean(patches.mean((0, 1))))
         own = self.pooled(tokens)
         class_loss, doubt = self.class_loss(crops, own, theirs)
         patch_loss, patch_doubt = self.patch_loss(tokens, patches, ids, weight, crops.progress)

@@ -147,20 +147,25 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def momentum_at(start: float, progress: float) -> float:
-    """The momentum of a teacher: from `start` to 1 by half a cosine over the run."""
-    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
+def momentum_at(start: float, progress: float, end: float = 1.0) -> float:
+    """The momentum of a teacher: from `start` to `end` by half a cosine over the run."""
+    return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Momentum(nn.Module):
-    """A copy of encoder and projector that follows them, without gradients."""
+    """A copy of encoder and projector that follows them, without gradients, by a momentum that goes
+    from `momentum` to `end` over the run.
+    """
 
-    def __init__(self, encoder: Encoder, projector: nn.Module, momentum: float) -> None:
+    def __init__(
+        self, encoder: Encoder, projector: nn.Module, momentum: float, end: float = 1.0
+    ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise UsageError(f"momentum={momentum}: should be between 0 and 1")
+        for name, told in (("momentum", momentum), ("momentum_end", end)):
+            if not 0 <= told <= 1:
+                raise UsageError(f"{name}={told}: should be between 0 and 1")
         self.encoder, self.projector = copy.deepcopy(encoder), copy.deepcopy(projector)
-        self.momentum = momentum
+        self.momentum, self.end = momentum, end
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -173,7 +178,7 @@ class Momentum(nn.Module):
         self, encoder: Encoder, projector: nn.Module, rand: Randomness, skipped: Tensor
     ) -> None:
         """Move towards the live ones, unless the step was skipped."""
-        momentum = momentum_at(self.momentum, rand.progress)
+        momentum = momentum_at(self.momentum, rand.progress, self.end)
         follow(self.encoder, encoder, momentum, skipped)
         follow(self.projector, projector, momentum, skipped)
 
