@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,6 +14,7 @@ from openmae.config.base import resolve
 from openmae.errors import UsageError
 from openmae.tasks.ablate import _arms, _budget_of, _score_args
 from openmae.tasks.grid import combine, plan
+from openmae.tasks.gridrun import note_end
 from openmae.tasks.gridstats import holm, marks, spread, welch
 from openmae.tasks.gridstudy import require_grid
 from openmae.tasks.presets import PAPER, PRESETS, SMALL
@@ -177,3 +180,19 @@ def test_marks():
         0: "lower", 1: "best", 2: "not separable", 3: "one seed",
     }  # fmt: skip
     assert marks({0: [0.5, 0.6]}) == {0: ("", None)}
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [
+        (75, "stopped", "asked to stop"),
+        (-15, "stopped", "asked to stop"),  # by us, before it had loaded what saves
+        (-9, "failed", "signal 9"),
+        (3, "failed", "what it said"),
+        (6, "diverged", "what it said"),
+    ],
+)
+def test_how_a_cell_ended(code, state, reason, tmp_path):
+    found = note_end(tmp_path, code, "what it said")
+    assert (found["state"], found["reason"]) == (state, reason)
+    assert json.loads((tmp_path / "ended.json").read_text())["state"] == state

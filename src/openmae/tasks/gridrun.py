@@ -85,10 +85,17 @@ def write_job(study: Path, cell: Cell, keep_checkpoints: bool) -> Path:
     return folder
 
 
+_ENDS = {
+    STOPPED_EARLY: "stopped",
+    -signal.SIGTERM: "stopped",  # asked before it was ready to hear: nothing was to be saved yet
+    DivergedError.exit_code: "diverged",
+}
+
+
 def note_end(folder: Path, code: int, message: str) -> dict[str, Any]:
     """Keep how a cell ended that is not done. One that diverged would do so again."""
-    state = {STOPPED_EARLY: "stopped", DivergedError.exit_code: "diverged"}.get(code, "failed")
-    reason = {True: "asked to stop", False: f"signal {-code}"}[code == STOPPED_EARLY]
+    state = _ENDS.get(code, "failed")
+    reason = "asked to stop" if state == "stopped" else f"signal {-code}"
     reason = f"{reason}{_reached(folder)}" if state == "stopped" or code < 0 else message
     reason = reason or f"exit code {code}"
     values = {"state": state, "exit_code": code, "reason": reason}
