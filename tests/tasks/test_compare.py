@@ -65,6 +65,19 @@ def test_scores_that_runs_have_are_read(runs, classes, run, tmp_path):
     assert read(out)["rows"][1]["scores"] == {}
 
 
+def test_a_setting_is_blank_where_a_method_has_none(here, classes, tmp_path):  # noqa: F811
+    """The recipe of MAE gives it a decoder that is not the default; SimCLR has no decoder."""
+    out = tmp_path / "out"
+    own = ["compare", str(classes), "--methods", "mae", "simclr", "--family", "cifar10"]
+    own += ["--dim", "16", "--depth", "1", "--heads", "2", "--batch-size", "4", "--steps", "1"]
+    own += ["--seeds", "1", "--workers", "0"]
+    assert main([*own, "--score", "knn", "--out", str(out)]) == 0
+    found = read(out)["differences"]
+    assert found["decoder_depth"] == {"mae": "2", "simclr": ""}
+    assert found["lr"].keys() == {"mae", "simclr"}
+    assert all(found["lr"].values())
+
+
 def test_methods_with_their_recipes_below_what_was_typed(here, classes, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "out"
     sizes = "--dim 16 --depth 1 --heads 2 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2"

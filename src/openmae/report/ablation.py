@@ -79,12 +79,13 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _floors(axes: Any, table: Mapping[str, Any], key: str) -> None:
-    """Baselines that all rows share, as lines."""
+    """Baselines that all rows share, as lines; one far below them all would press them together."""
+    least = min(axes.dataLim.y0, axes.dataLim.y1)
     styles = {"random weights": "--", "raw pixels": ":", "majority": "-."}
     shown = False
     for line in table["baselines"]:
         own = line["scores"].get(key)
-        if own is not None and not line["of"]:
+        if own is not None and not line["of"] and 200 * own["mean"] > least:
             axes.axhline(100 * own["mean"], color="#c4501b", lw=1, ls=styles[line["name"]],
                          label=line["name"])  # fmt: skip
             shown = True
@@ -170,7 +171,8 @@ def _unfinished(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _how(table: Mapping[str, Any]) -> str:
-    base = " ".join(f"{n}={v}" for n, v in sorted(table["base"].items()))
+    varied = {name.rpartition(".")[2] for name in table["labels"]}
+    base = " ".join(f"{n}={v}" for n, v in sorted(table["base"].items()) if n not in varied)
     lines = [*table["protocol"], *table["statistics"], *table["notices"]]
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     count = "operations are those of forward and backward pass as they are run"

@@ -97,13 +97,17 @@ def _meaningless(values: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(grid: Grid) -> dict[str, dict[str, str]]:
-    """Settings that differ between the rows: name -> row -> value."""
+    """Settings that differ between the rows: name -> row -> value, empty where it means nothing to
+    the row's method.
+    """
     rows = {" ".join(row.labels.values()): row.settings for row in grid.rows}
+    names = PretrainConfig.model_fields
+    without = {label: meaningless(config, names) for label, config in rows.items()}
     found: dict[str, dict[str, str]] = {}
-    for name in PretrainConfig.model_fields:
+    for name in names:
         values = {label: shown(getattr(config, name)) for label, config in rows.items()}
         if name not in _LEFT_OUT and len(set(values.values())) > 1:
-            found[name] = values
+            found[name] = {k: "" if name in without[k] else v for k, v in values.items()}
     return found
 
 
