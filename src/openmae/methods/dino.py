@@ -202,9 +202,7 @@ class DINO(Base):
             logits.append(self.head(self.pooled(small)))
         said = wide(torch.cat(logits)).unflatten(0, (crops.views, -1))
         theirs = wide(theirs).unflatten(0, (2, -1))
-        if self.arguments["centering"] == "mean":
-            with torch.no_grad():
-                self.batch_center.copy_(all_mean(theirs.mean((0, 1))))
+        self.look(self.batch_center, theirs)
         temperature = self.teacher_temperature(crops.progress)
         with full_precision(said):
             wanted = self.shares(theirs, self.center, temperature)
@@ -238,6 +236,12 @@ class DINO(Base):
         commit(self.head, skipped)
         self.teacher.follow(self.encoder, self.head, rand, skipped)
         self.move(self.center, self.batch_center, skipped)
+
+    @torch.no_grad()
+    def look(self, batch_center: Tensor, said: Tensor) -> None:
+        """Keep the mean of what the teacher says (., ., K), if there is a centre to move there."""
+        if self.arguments["centering"] == "mean":
+            batch_center.copy_(all_mean(said.mean((0, 1))))
 
     def move(self, center: Tensor, towards: Tensor, skipped: Tensor) -> None:
         """Move a centre (K,), unless the step was skipped."""

@@ -17,7 +17,6 @@ from openmae.errors import UsageError
 from openmae.methods.base import Randomness
 from openmae.methods.dino import DINO, entropy
 from openmae.methods.twoviews import result, wide
-from openmae.models.gathering import all_mean
 from openmae.models.masking import blocks, moved
 from openmae.models.masktokens import encode_where
 from openmae.models.precision import full_precision
@@ -93,8 +92,7 @@ class IBOT(DINO):
             whole = self.teacher.encoder(crops.large)
             theirs = self.teacher.projector(self.pooled(whole))
             patches = wide(self.teacher.projector(whole[:, self.encoder.num_prefix_tokens :]))
-            if self.arguments["centering"] == "mean":
-                self.batch_patch_center.copy_(all_mean(patches.mean((0, 1))))
+        self.look(self.batch_patch_center, patches)
         own = self.pooled(tokens)
         class_loss, doubt = self.class_loss(crops, own, theirs)
         patch_loss, patch_doubt = self.patch_loss(tokens, patches, ids, weight, crops.progress)

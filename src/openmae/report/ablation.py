@@ -80,12 +80,12 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def _floors(axes: Any, table: Mapping[str, Any], key: str) -> None:
     """Baselines that all rows share, as lines; one far below them all would press them together."""
-    least = min(axes.dataLim.y0, axes.dataLim.y1)
+    least = axes.dataLim.ymin
     styles = {"random weights": "--", "raw pixels": ":", "majority": "-."}
     shown = False
     for line in table["baselines"]:
         own = line["scores"].get(key)
-        if own is not None and not line["of"] and 200 * own["mean"] > least:
+        if own is not None and not line["of"] and 100 * own["mean"] > least / 2:
             axes.axhline(100 * own["mean"], color="#c4501b", lw=1, ls=styles[line["name"]],
                          label=line["name"])  # fmt: skip
             shown = True
