@@ -31,10 +31,3 @@ def test_a_baseline_far_below_is_left_to_the_table():
     assert lines_of([floor("majority", 0.19), floor("random weights", 0.3, "of one row")]) == [
         "majority"
     ]
-
-
-def test_a_varied_setting_has_no_value_for_all_rows():
-    table = {"labels": ["patch_size"], "base": {"patch_size": 4, "dim": 64}}
-    said = ablation._how(table | {"protocol": [], "statistics": [], "notices": []})
-    assert "dim=64" in said
-    assert "patch_size" not in said

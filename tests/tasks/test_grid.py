@@ -12,7 +12,7 @@ from openmae.config.ablate import PRESETS as NAMES
 from openmae.config.ablate import AblateConfig, Budget, parse_budget, parse_vary
 from openmae.config.base import resolve
 from openmae.errors import UsageError
-from openmae.tasks.ablate import _arms, _budget_of, _score_args
+from openmae.tasks.ablate import _about, _arms, _budget_of, _score_args
 from openmae.tasks.grid import combine, plan
 from openmae.tasks.gridrun import note_end
 from openmae.tasks.gridstats import holm, marks, spread, welch
@@ -122,6 +122,14 @@ def test_a_recipe_may_have_what_means_nothing_to_a_method(tmp_path, make_images)
     both = combine([parse_vary("method=mae,simclr"), parse_vary("decoder_dim=16,32")], parse_budget)
     with pytest.raises(UsageError, match=r"method=simclr .*--decoder-dim means nothing"):
         require_grid(plan(base, both, *rest, typed=["data"]))
+
+
+def test_a_varied_setting_has_no_value_for_all_rows():
+    base = {**BASE, "patch_size": 4, "dim": 16}
+    config = resolve(AblateConfig, {"data": "photos", "vary": ["patch_size=2,4"]})
+    said = _about(config, None, base, grid("patch_size=2,4", base=base))["base"]
+    assert said["dim"] == 16
+    assert "patch_size" not in said
 
 
 # Presets.

@@ -171,8 +171,7 @@ def _unfinished(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _how(table: Mapping[str, Any]) -> str:
-    varied = {name.rpartition(".")[2] for name in table["labels"]}
-    base = " ".join(f"{n}={v}" for n, v in sorted(table["base"].items()) if n not in varied)
+    base = " ".join(f"{n}={v}" for n, v in sorted(table["base"].items()))
     lines = [*table["protocol"], *table["statistics"], *table["notices"]]
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     count = "operations are those of forward and backward pass as they are run"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.config.ablate import AblateConfig, Budget, parse_budget, parse_score, parse_vary
-from openmae.config.base import Options
+from openmae.config.base import Options, shown
 from openmae.data.sources import short_name
 from openmae.engine.runfolder import Results
 from openmae.engine.textfile import write_text
@@ -88,6 +88,11 @@ def _score_args(config: AblateConfig, preset: Preset | None) -> tuple[str, ...]:
     return (*own, *config.score_args)
 
 
+def _alike(grid: Grid, name: str) -> bool:
+    """Whether all rows have the same value of a setting."""
+    return len({shown(getattr(row.settings, name)) for row in grid.rows}) == 1
+
+
 def _about(
     config: AblateConfig, preset: Preset | None, base: Mapping[str, Any], grid: Grid
 ) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _about(
         "data": config.data,
         "budget": budgets[0] if len(budgets) == 1 else "by row",
         "seeds": list(range(config.seed, config.seed + config.seeds)),
-        "base": {n: v for n, v in base.items() if n != "data"},
+        "base": {n: v for n, v in base.items() if n != "data" and _alike(grid, n)},
         "notices": notices,
     }
 
