@@ -100,7 +100,7 @@ def test_two_threads_find_the_rank_that_stands_still():
 
 
 def test_ranks_that_wait_for_a_long_measurement_are_left_alone(monkeypatch):
-    monkeypatch.setattr(watchdog, "_ANSWERS", 1.0)
+    monkeypatch.setattr(watchdog, "_ANSWERS", 4.0)  # of one process: all may stand still at once
     places, dogs, said = pack(4, 0.2)
     places[0].at("measure", 4)
     for place in places[1:]:
