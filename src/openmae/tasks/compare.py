@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.config.ablate import parse_budget
-from openmae.config.base import Options, resolve, shown
+from openmae.config.base import Options, resolve
 from openmae.config.compare import CompareConfig, parse_method
 from openmae.config.pretrain import PretrainConfig
 from openmae.config.recipe import read_recipe, shipped
@@ -18,6 +18,7 @@ from openmae.engine.textfile import write_text
 from openmae.report.ablation import page
 from openmae.report.comparison import plot_costs, plot_losses, table_of_differences
 from openmae.tasks.comparedruns import compare_runs
+from openmae.tasks.differences import differences
 from openmae.tasks.grid import Arm, Grid, plan
 from openmae.tasks.gridstudy import ONCE, split_data, study_of, told_plan
 from openmae.tasks.method import meaningless
@@ -97,18 +98,9 @@ def _meaningless(values: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(grid: Grid) -> dict[str, dict[str, str]]:
-    """Settings that differ between the rows: name -> row -> value, empty where it means nothing to
-    the row's method.
-    """
+    """Settings that differ between the rows."""
     rows = {" ".join(row.labels.values()): row.settings for row in grid.rows}
-    names = PretrainConfig.model_fields
-    without = {label: meaningless(config, names) for label, config in rows.items()}
-    found: dict[str, dict[str, str]] = {}
-    for name in names:
-        values = {label: shown(getattr(config, name)) for label, config in rows.items()}
-        if name not in _LEFT_OUT and len(set(values.values())) > 1:
-            found[name] = {k: "" if name in without[k] else v for k, v in values.items()}
-    return found
+    return differences({label: (dict(config), {}) for label, config in rows.items()}, _LEFT_OUT)
 
 
 def write_page(folder: Path, table: Mapping[str, Any]) -> list[str]:

@@ -96,7 +96,8 @@ def compare_runs(config: CompareConfig, options: Options, page: Page) -> Results
     files += page(out, table)
     gridlines.tell(table, [str(out / file) for file in files])
     for name, values in list(table["differences"].items())[:12]:
-        say("Differ", f"{name}: " + ", ".join(f"{row} {value}" for row, value in values.items()))
+        known = (f"{row} {value}" for row, value in values.items() if value)
+        say("Differ", f"{name}: " + ", ".join(known))
     found = [{**r["labels"], **{k: s["mean"] for k, s in r["scores"].items()}} for r in rows]
     return Results({"rows": found, "unfinished": len(table["unfinished"])}, out)
 
