@@ -38,21 +38,19 @@ def bomb() -> bytes:
     )
 
 
-def ask(port: int, method: str, path: str, headers: dict[str, str | None], body=b"", **more):
-    """(status, headers, body) of a request that is sent as it is."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        link.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-        own = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        for key, value in {**own, **headers}.items():
-            if value is not None:
-                link.putheader(key, value)
-        link.endheaders()
-        link.send(body)
-        answer = link.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
-    finally:
-        link.close()
+def ask(port: int, method: str, path: str, headers: dict[str, str | None], body=b""):
+    """(status, headers, body) of a request that is sent as it is, and at once: a server that closes
+    after a bad head resets the connection when a body comes later, and the answer may be lost.
+    """
+    own = {"Host": f"127.0.0.1:{port}"}
+    own |= {"Content-Length": str(len(body))} if body or method == "POST" else {}
+    lines = [f"{key}: {value}" for key, value in {**own, **headers}.items() if value is not None]
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+    with socket.create_connection(("127.0.0.1", port), 30) as link:
+        link.sendall(head + body)
+        with http.client.HTTPResponse(link, method=method) as answer:
+            answer.begin()
+            return answer.status, dict(answer.getheaders()), answer.read()
 
 
 def hiding(**more) -> bytes:
