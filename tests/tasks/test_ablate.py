@@ -49,6 +49,8 @@ def test_the_table_is_what_the_runs_say(here, classes, tiny, tmp_path, capsys): 
         "random weights", "raw pixels", "majority",
     }  # fmt: skip
     assert table["unfinished"] == []
+    assert "dim" in table["base"]  # but not what the rows vary, nor what every grid has
+    assert not table["base"].keys() & {"mask_ratio", "eval_every"}
     assert "random weights" in said
     assert "pretraining saw all images" in said
     assert f"{100 * table['rows'][0]['scores']['knn']['mean']:.1f}" in said

@@ -81,6 +81,10 @@ def test_what_means_nothing_is_refused(cli, photos, tmp_path):
         (("--method", "simclr", "--method-args", "temperature=x"), "should be a number"),
         (("--method", "simclr", "--method-args", "blur=2"), "should be true or false"),
         (("--method", "simclr", "--method-args", "temperature"), "should be NAME=VALUE"),
+        (
+            ("--method", "byol", "--method-args", "momentum=2"),
+            "--method-args momentum=2.0: should be between",
+        ),
         (("--method", "simclr", "--decoder-dim", 8), "--decoder-dim means nothing"),
         (("--method", "simclr", "--mask-ratio", 0.5), "--mask-ratio means nothing"),
         (("--method", "simclr", "--val", 0.2), "has no loss of held-out images"),

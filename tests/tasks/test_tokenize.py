@@ -55,7 +55,8 @@ def test_what_is_measured(cli, tmp_path):
     assert cli("tokenize", *DIGITS, *RUN, *STEPS, "--out", tmp_path / "t").code == 0
     found = json.loads((tmp_path / "t/results.json").read_text())
     model = openmae.load(tmp_path / "t")
-    images = np.stack([open_source("digits")[i]["image"] for i in range(found["n"])])
+    source = open_source("digits")
+    images = np.stack([source[i]["image"] for i in range(found["n"])])
     x = torch.from_numpy(images).permute(0, 3, 1, 2)
     goal = normalised(model.patches(x).double()).flatten(0, 1)
     far = torch.cdist(goal, model.codebook.codes.detach().double()).square() / 16

@@ -16,7 +16,7 @@ from openmae.engine.textfile import write_text
 from openmae.errors import UsageError
 from openmae.report.ablation import page, plot
 from openmae.tasks.grid import Arm, Grid, combine, cross, plan
-from openmae.tasks.gridstudy import base_of, split_data, study_of, told_plan
+from openmae.tasks.gridstudy import ONCE, base_of, split_data, study_of, told_plan
 from openmae.tasks.presets import PAPER, PRESETS, SMALL, Preset
 
 
@@ -89,8 +89,9 @@ def _score_args(config: AblateConfig, preset: Preset | None) -> tuple[str, ...]:
 
 
 def _alike(grid: Grid, name: str) -> bool:
-    """Whether all rows have the same value of a setting."""
-    return len({shown(getattr(row.settings, name)) for row in grid.rows}) == 1
+    """Whether all rows have the same value of a setting, which is not what every grid has."""
+    values = [getattr(row.settings, name) for row in grid.rows]
+    return len({shown(v) for v in values}) == 1 and ONCE.get(name) != values[0]
 
 
 def _about(

@@ -119,9 +119,15 @@ def build_method(config: PretrainConfig, resolved: Mapping[str, Any]) -> Base:
         "value_range": resolved.get("value_range"),
         "bands": [band - 1 for band in config.bands],
     }
+    typed = _typed(config, own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return kind(**shared, **_settings(config, own, resolved), **_typed(config, own))
+        try:
+            return kind(**shared, **_settings(config, own, resolved), **typed)
+        except UsageError as error:  # a method knows its arguments, not where they were given
+            if str(error).partition("=")[0] in typed:
+                raise UsageError(f"--method-args {error}") from None
+            raise
 
 
 def _settings(
