@@ -17,7 +17,7 @@ from openmae.cli import main
 from openmae.config.ablate import AblateConfig, parse_slurm
 from openmae.tasks import gridslurm
 
-pytest.importorskip("submitit", reason="submitit is not installed")
+submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
 SBATCH = """#!/usr/bin/env python3
 import os, pathlib, subprocess, sys
@@ -118,7 +118,11 @@ def test_a_command_that_was_killed_finds_its_job_again(cluster, classes, tiny, t
 
 
 @pytest.mark.timeout(200)
-def test_a_job_that_the_cluster_ended_is_listed(cluster, classes, tiny, tmp_path, capsys):
+def test_a_job_that_the_cluster_ended_is_listed(
+    cluster, classes, tiny, tmp_path, capsys, monkeypatch
+):
+    # how long submitit looks for what a slow network drive may still bring: 15 by itself
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1, raising=False)
     (cluster / "srun").write_text("#!/bin/sh\necho out of memory >&2\nexit 137\n")
     out = tmp_path / "grid"
     own = words(classes, out, tiny, "--steps", 2, "--seeds", 1, "--vary", "mask_ratio=0.5")
