@@ -142,6 +142,17 @@ def test_several_runs_share_an_axis(tmp_path):
     assert ".s1 { stroke: var(--c1); stroke-dasharray: 7 3; }" in out.read_text()
 
 
+def test_runs_in_folders_of_one_name_have_each_a_page_of_its_own_name(tmp_path):
+    """As the cells of a grid have."""
+    paths = [run_folder(tmp_path / name / "run") for name in ("a", "b")]
+    out = tmp_path / "both.html"
+    assert report(*paths, "-o", out) == 0
+    words = sound(out.read_text(encoding="utf-8")).words
+    for name in ("a", "b"):
+        assert f"The page of {name}" in words
+    assert "The page of run" not in words
+
+
 @pytest.mark.parametrize("axis", ["steps", "images", "epochs", "hours"])
 def test_axes(tmp_path, axis):
     run = run_folder(tmp_path / "run")

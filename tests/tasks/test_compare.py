@@ -35,6 +35,9 @@ def test_runs_of_one_setting_are_one_row(runs, classes, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(w) for w in ("compare", *runs, "--out", out)]) == 0
     assert "have no scores: --score probe:LABELLED" in capsys.readouterr().out
+    html = (out / "comparison.html").read_text()
+    assert "<p>No scores.</p>" in html
+    assert "All rows" not in html  # what was not chosen here is not told
     own = ["compare", *runs, "--out", out, "--score", f"knn:{classes}"]
     assert main([str(w) for w in own]) == 0
     said, table = capsys.readouterr().out, read(out)

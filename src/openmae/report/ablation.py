@@ -97,7 +97,8 @@ def page(table: Mapping[str, Any], pictures: Sequence[bytes], command: str) -> s
     """The whole page."""
     images = "".join(picture(p, "plot: its numbers are in the table above") for p in pictures)
     seeds = ", ".join(map(str, table["seeds"]))
-    about = f"{text(table['data'])}, {text(table['budget'])} a run, seeds {text(seeds)}."
+    budget = f"{text(table['budget'])} a run, " if table["budget"] else ""
+    about = f"{text(table['data'])}, {budget}seeds {text(seeds)}."
     parts = [
         section("Result", scores_table(table) + _unfinished(table["unfinished"])),
         section("Plot", images),
@@ -112,6 +113,8 @@ def page(table: Mapping[str, Any], pictures: Sequence[bytes], command: str) -> s
 def scores_table(table: Mapping[str, Any]) -> str:
     """Rows with means, intervals and marks, then the baselines."""
     labels, scores = table["labels"], table["scores"]
+    if not scores:
+        return "<p>No scores.</p>"
     heads = [
         *labels,
         *(h for s in scores for h in (f"{s['name']}, %", "95 % interval", "against the best", "n")),
@@ -172,7 +175,8 @@ def _unfinished(cells: Sequence[Mapping[str, Any]]) -> str:
 
 def _how(table: Mapping[str, Any]) -> str:
     base = " ".join(f"{n}={v}" for n, v in sorted(table["base"].items()))
+    all_rows = f"<p>All rows: <code>{text(base)}</code></p>" if base else ""
     lines = [*table["protocol"], *table["statistics"], *table["notices"]]
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     count = "operations are those of forward and backward pass as they are run"
-    return f"<ul>{items}<li>{count}</li></ul><p>All rows: <code>{text(base)}</code></p>"
+    return f"<ul>{items}<li>{count}</li></ul>{all_rows}"

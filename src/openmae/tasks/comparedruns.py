@@ -217,7 +217,7 @@ def _table(rows: list[dict[str, Any]], groups: list[list[Known]], out: Path) -> 
     return {
         "title": " / ".join(labels),
         "data": ", ".join(sorted({r.settings.data for r in firsts.values()})),
-        "budget": "as they are",
+        "budget": "",
         "seeds": sorted({s for row in rows for s in row["seeds"]}),
         "base": {},
         "labels": ["run"],

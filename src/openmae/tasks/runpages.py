@@ -157,4 +157,5 @@ def _commands_of(runs: Sequence[RunData]) -> list[tuple[str, str]]:
     found = [(command("report", *paths), "Make this page again")]
     if all(run.task == "pretrain" for run in runs):
         found.insert(0, (command("compare", *paths), "A table with scores, seeds and intervals"))
-    return [*found, *((command("report", path), f"The page of {path.name}") for path in paths[:8])]
+    pages = ((command("report", run.path), f"The page of {run.name}") for run in runs[:8])
+    return [*found, *pages]
