@@ -5,6 +5,7 @@ process, shared memory or temporary file is left.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config.stash[LINES] = []
     if getattr(config.option, "dist", "no") == "no" or hasattr(config, "workerinput"):
         config.stash[LEFT] = Leftovers()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C
 
 
 @pytest.hookimpl(tryfirst=True)
