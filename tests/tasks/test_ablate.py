@@ -10,13 +10,15 @@ import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from gridhere import here  # noqa: F401  (a fixture)
 
 from openmae.cli import main
+from openmae.config.ablate import AblateConfig
 from openmae.errors import DivergedError, StorageError
-from openmae.tasks import gridcell
+from openmae.tasks import ablate, gridcell
 
 
 def words(classes, out, tiny, *more):
@@ -74,6 +76,24 @@ def test_the_table_is_what_the_runs_say(here, classes, tiny, tmp_path, capsys): 
     assert len(here.ran) == 2
     assert all(p.stat().st_mtime_ns == before for p, before in steps.items())
     assert read(out)["rows"][0]["scores"]["knn"]["test"]["settings"] == {"k": "3"}
+
+
+def test_all_rows_share_what_was_chosen_for_them_a_setting_without_a_value_too():
+    base = {"data": "x", "clip": None, "eval_every": 1e9, "dim": 4, "mask_ratio": 0.5}
+    rows = [
+        SimpleNamespace(settings=SimpleNamespace(**{**base, "mask_ratio": r}, target="pixels"))
+        for r in (0.5, 0.75)
+    ]
+    for row in rows:
+        row.budget = "2 steps"
+    config = AblateConfig(data="x", vary=["mask_ratio=0.5,0.75"], score=["knn"])
+    grid = SimpleNamespace(rows=rows)
+    assert ablate._about(config, None, base, grid)["base"] == {"clip": None, "dim": 4}
+    typed = {**base, "eval_every": 2.0}
+    for row in rows:
+        row.settings.eval_every = 2.0
+    found = ablate._about(config, None, typed, grid)["base"]
+    assert found == {"clip": None, "dim": 4, "eval_every": 2.0}
 
 
 def test_what_is_not_finished_is_listed_and_never_filled(

@@ -89,9 +89,8 @@ def _score_args(config: AblateConfig, preset: Preset | None) -> tuple[str, ...]:
 
 
 def _alike(grid: Grid, name: str) -> bool:
-    """Whether all rows have the same value of a setting, which is not what every grid has."""
-    values = [getattr(row.settings, name) for row in grid.rows]
-    return len({shown(v) for v in values}) == 1 and ONCE.get(name) != values[0]
+    """Whether all rows have the same value of a setting."""
+    return len({shown(getattr(row.settings, name)) for row in grid.rows}) == 1
 
 
 def _about(
@@ -113,12 +112,13 @@ def _about(
         notices.append("pretraining saw all images of the folder, tested ones too, without labels")
     if len({row.settings.target for row in grid.rows}) > 1:
         notices.append("losses of different targets cannot be compared")
+    chosen = [n for n in base if n != "data" and (n, base[n]) not in ONCE.items()]
     return {
         "title": title,
         "data": config.data,
         "budget": budgets[0] if len(budgets) == 1 else "by row",
         "seeds": list(range(config.seed, config.seed + config.seeds)),
-        "base": {n: v for n, v in base.items() if n != "data" and _alike(grid, n)},
+        "base": {n: base[n] for n in chosen if _alike(grid, n)},
         "notices": notices,
     }
 

@@ -1,4 +1,6 @@
-"""Names of runs that tell them apart, and in which settings they differ. Imports no torch."""
+"""Names of runs that tell them apart, and in which settings they differ. Imports torch only
+where pretraining runs of different methods are compared.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def without_meaning(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Collecti
     """Run -> settings that mean nothing to its method; none where all runs have one method, which
     is told without torch. `runs` are settings of pretraining; of what is none nothing is said.
     """
-    if len({settings.get("method") for settings in runs.values()}) < 2:
+    if len({settings["method"] for settings in runs.values() if "method" in settings}) < 2:
         return {}
     from openmae.tasks.method import meaningless
 

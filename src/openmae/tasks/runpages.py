@@ -1,4 +1,6 @@
-"""What `report` and `watch` share: runs are read, and made into a page. Imports no torch."""
+"""What `report` and `watch` share: runs are read, and made into a page. Imports torch only
+where runs of different methods stand side by side.
+"""
 
 from __future__ import annotations
 
